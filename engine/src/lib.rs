@@ -1,0 +1,4 @@
+//! The engine behind `pgplan`: plan files compiled into a graph of actions, executed with a durable journal.
+#![cfg_attr(test, expect(clippy::unwrap_used, reason = "a test stops at the first surprise"))]
+
+pub mod error;
