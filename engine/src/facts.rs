@@ -1,0 +1,138 @@
+//! What a survey found: plain data, gathered by read-only looks, from which kinds list their actions.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::op::Exec;
+
+/// One read-only look that a kind asks for before it lists its actions.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Look {
+    /// A server behind a database of the plan.
+    Server {
+        /// The database's name in the plan.
+        database: String,
+        /// How far to look.
+        depth: Depth,
+    },
+    /// A program that only reads (the current scale of an application). A dry run starts it with
+    /// `--allow-programs` only.
+    Program {
+        /// The name under which its captures are found in [`Facts::programs`].
+        key: String,
+        /// The program.
+        exec: Exec,
+    },
+}
+
+/// How far a look at a server goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Depth {
+    /// Version, settings, roles, the list of databases with their sizes.
+    Server,
+    /// The tables of the database the plan names, too.
+    Tables,
+    /// The tables of every database that allows connections and is not a template, too.
+    AllTables,
+}
+
+/// All that the looks of a step found.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Facts {
+    /// Servers by the name of the database in the plan.
+    #[serde(default)]
+    pub servers: BTreeMap<String, ServerFacts>,
+    /// Databases whose address is only known after a step (value: the step).
+    #[serde(default)]
+    pub servers_known_after: BTreeMap<String, String>,
+    /// What programs printed: look key → capture name → value. A dry run that starts no program leaves the key out.
+    #[serde(default)]
+    pub programs: BTreeMap<String, BTreeMap<String, serde_json::Value>>,
+}
+
+/// A server as a read-only session saw it.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct ServerFacts {
+    /// `server_version_num`: 150020 is 15.20.
+    pub version_num: u32,
+    /// `server_version` as the server prints it.
+    pub version: String,
+    /// `pg_control_system().system_identifier`; absent where the role may not call it.
+    pub system_identifier: Option<u64>,
+    /// Address without the password: `postgres://user@host:5432/db`.
+    pub label: String,
+    /// The session's role.
+    pub user: String,
+    /// Whether that role is a superuser.
+    pub superuser: bool,
+    /// The database that the plan names.
+    pub dbname: String,
+    /// Whether that database exists (a `create_database` step may make it later).
+    pub dbname_exists: bool,
+    /// Roles, in `pg_roles` order by name.
+    pub roles: Vec<String>,
+    /// Settings that kinds ask about, from `pg_settings`.
+    pub settings: BTreeMap<String, String>,
+    /// Databases by name.
+    pub databases: Vec<DatabaseFacts>,
+    /// Other client sessions connected now, one line each.
+    pub sessions: Vec<String>,
+}
+
+/// A database of a server.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct DatabaseFacts {
+    /// `datname`.
+    pub name: String,
+    /// `pg_database_size`, bytes; 0 where the role may not ask.
+    pub bytes: u64,
+    /// The owner's name.
+    pub owner: String,
+    /// `datistemplate`.
+    pub is_template: bool,
+    /// `datallowconn`.
+    pub allows_connections: bool,
+    /// The encoding's name.
+    pub encoding: String,
+    /// Its tables; absent when the look did not go so far.
+    pub tables: Option<Vec<TableFacts>>,
+}
+
+/// A relation that holds rows.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct TableFacts {
+    /// Schema.
+    pub schema: String,
+    /// Name.
+    pub name: String,
+    /// `pg_class.relkind`: `r` table, `p` partitioned table, `m` materialized view, `f` foreign table.
+    pub relkind: char,
+    /// Whether it is a partition.
+    pub is_partition: bool,
+    /// `pg_total_relation_size`, bytes.
+    pub bytes: u64,
+    /// `reltuples`; absent when never analyzed.
+    pub rows: Option<u64>,
+    /// Column options (`attoptions`) and storage options in use, for what the target may not know: `pg_attver`.
+    pub options: Vec<String>,
+}
+
+impl ServerFacts {
+    /// Returns the major version: 15 for 15.20, 9 for 9.6.
+    #[must_use]
+    pub fn major(&self) -> u32 {
+        self.version_num / 10_000
+    }
+
+    /// Returns the database of this name.
+    #[must_use]
+    pub fn database(&self, name: &str) -> Option<&DatabaseFacts> {
+        self.databases.iter().find(|database| database.name == name)
+    }
+
+    /// Returns the databases people use: no templates, connections allowed, by name.
+    pub fn user_databases(&self) -> impl Iterator<Item = &DatabaseFacts> {
+        self.databases.iter().filter(|database| !database.is_template && database.allows_connections)
+    }
+}
