@@ -2,9 +2,17 @@
 #![cfg_attr(test, expect(clippy::unwrap_used, reason = "a test stops at the first surprise"))]
 
 pub mod action;
+mod attempt;
 pub mod error;
+pub mod event;
 pub mod facts;
+pub mod journal;
 pub mod kinds;
 pub mod op;
+pub mod plan;
+pub mod run;
+pub mod schedule;
 pub mod secret;
 pub mod source;
+pub mod state;
+pub mod yaml;

@@ -1,0 +1,330 @@
+//! The journal in a SQLite file: WAL, `synchronous=FULL`, readable by `status` while a run goes on.
+
+use std::{
+    fs,
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use jiff::Timestamp;
+use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior, params};
+
+use super::{JournalError, RunLine};
+use crate::event::{Event, EventKind, Holder};
+
+const FORMAT: i64 = 1;
+const SCHEMA: &str = "
+CREATE TABLE IF NOT EXISTS run (id TEXT PRIMARY KEY, plan TEXT NOT NULL, created_at TEXT NOT NULL) STRICT;
+CREATE TABLE IF NOT EXISTS event (run TEXT NOT NULL REFERENCES run, seq INTEGER NOT NULL, at TEXT NOT NULL,
+    body TEXT NOT NULL, PRIMARY KEY (run, seq)) STRICT, WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS lease (plan TEXT PRIMARY KEY, epoch INTEGER NOT NULL, holder TEXT) STRICT;
+";
+
+/// An open journal; one per process.
+#[derive(Debug)]
+pub struct Journal {
+    path: PathBuf,
+    connection: Connection,
+    lease: Option<(String, i64)>,
+}
+
+impl Journal {
+    /// Opens `folder/state.db`, making folder (0700) and file (0600) when they are missing.
+    ///
+    /// # Errors
+    /// When the folder or file cannot be made, is no journal, or is of a newer format.
+    pub fn open(folder: &Path) -> Result<Self, JournalError> {
+        let path = folder.join("state.db");
+        make_private_folder(folder)?;
+        let made = fs::OpenOptions::new().create(true).append(true).mode(0o600).open(&path);
+        made.map_err(|error| JournalError::Io { path: path.clone(), error })?;
+        Self::prepare(&path).map_err(|error| error.into_journal_error(path))
+    }
+
+    /// Opens an existing journal for reading; `None` when there is none.
+    ///
+    /// # Errors
+    /// As [`Journal::open`].
+    pub fn open_existing(folder: &Path) -> Result<Option<Self>, JournalError> {
+        if folder.join("state.db").exists() { Self::open(folder).map(Some) } else { Ok(None) }
+    }
+
+    fn prepare(path: &Path) -> Result<Self, Prepare> {
+        let connection = Connection::open(path)?;
+        connection.busy_timeout(Duration::from_secs(10))?;
+        connection.pragma_update(None, "journal_mode", "WAL")?;
+        connection.pragma_update(None, "synchronous", "FULL")?;
+        let found: i64 = connection.query_row("PRAGMA user_version", [], |row| row.get(0))?;
+        if found > FORMAT {
+            return Err(Prepare::Format(found));
+        }
+        if found < FORMAT {
+            connection.execute_batch(&format!("BEGIN IMMEDIATE; {SCHEMA} PRAGMA user_version = {FORMAT}; COMMIT;"))?;
+        }
+        Ok(Self { path: path.to_owned(), connection, lease: None })
+    }
+
+    /// Takes the lease of a plan for this process, from nobody or from a process that is dead.
+    ///
+    /// # Errors
+    /// [`JournalError::Held`] when a living process has it.
+    pub fn acquire(&mut self, plan: &str, me: &Holder) -> Result<(), JournalError> {
+        let path = self.path.clone();
+        let store = |error| JournalError::Store { path: path.clone(), error };
+        let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(store)?;
+        let row: Option<(i64, Option<String>)> = transaction
+            .query_row("SELECT epoch, holder FROM lease WHERE plan = ?1", [plan], |row| Ok((row.get(0)?, row.get(1)?)))
+            .optional()
+            .map_err(store)?;
+        let (epoch, holder) = row.unwrap_or((0, None));
+        let holder = holder.and_then(|json| serde_json::from_str::<Holder>(&json).ok());
+        if let Some(holder) = holder.filter(|holder| is_alive(holder, &me.host) && holder != me) {
+            return Err(JournalError::Held { plan: plan.to_owned(), holder: Box::new(holder) });
+        }
+        let json = serde_json::to_string(me).map_err(|error| self::damaged("", 0, &error))?;
+        transaction
+            .execute(
+                "INSERT INTO lease VALUES (?1, ?2, ?3)
+                 ON CONFLICT (plan) DO UPDATE SET epoch = excluded.epoch, holder = excluded.holder",
+                params![plan, epoch + 1, json],
+            )
+            .map_err(store)?;
+        transaction.commit().map_err(store)?;
+        self.lease = Some((plan.to_owned(), epoch + 1));
+        Ok(())
+    }
+
+    /// Gives the lease back.
+    ///
+    /// # Errors
+    /// When the store cannot be written.
+    pub fn release(&mut self) -> Result<(), JournalError> {
+        if let Some((plan, epoch)) = self.lease.take() {
+            self.connection
+                .execute("UPDATE lease SET holder = NULL WHERE plan = ?1 AND epoch = ?2", params![plan, epoch])
+                .map_err(|error| self.store_error(error))?;
+        }
+        Ok(())
+    }
+
+    /// Returns who holds the lease of a plan and lives.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub fn holder(&self, plan: &str, host: &str) -> Result<Option<Holder>, JournalError> {
+        let json: Option<Option<String>> = self
+            .connection
+            .query_row("SELECT holder FROM lease WHERE plan = ?1", [plan], |row| row.get(0))
+            .optional()
+            .map_err(|error| self.store_error(error))?;
+        let holder = json.flatten().and_then(|json| serde_json::from_str::<Holder>(&json).ok());
+        Ok(holder.filter(|holder| is_alive(holder, host)))
+    }
+
+    /// Registers a new run; needs the plan's lease.
+    ///
+    /// # Errors
+    /// When the lease is lost or the store cannot be written.
+    pub fn create_run(&mut self, id: &str, plan: &str) -> Result<(), JournalError> {
+        self.write(|transaction| {
+            transaction.execute("INSERT INTO run VALUES (?1, ?2, ?3)", params![id, plan, now().to_string()]).map(|_| ())
+        })
+    }
+
+    /// Appends events in one transaction, flushed to disk when this returns.
+    ///
+    /// # Errors
+    /// [`JournalError::LeaseLost`] when another process has taken over; a store error otherwise.
+    pub fn append(&mut self, run: &str, events: &[Event]) -> Result<(), JournalError> {
+        let mut rows = Vec::with_capacity(events.len());
+        for event in events {
+            let body = serde_json::to_string(event).map_err(|error| damaged(run, event.seq, &error))?;
+            rows.push((event.seq, event.at.to_string(), body));
+        }
+        self.write(|transaction| {
+            let mut insert = transaction.prepare_cached("INSERT INTO event VALUES (?1, ?2, ?3, ?4)")?;
+            for (seq, at, body) in &rows {
+                insert.execute(params![run, i64::try_from(*seq).unwrap_or(i64::MAX), at, body])?;
+            }
+            Ok(())
+        })
+    }
+
+    /// Returns the events of a run in order.
+    ///
+    /// # Errors
+    /// When the run does not exist or an event cannot be read.
+    pub fn events(&self, run: &str) -> Result<Vec<Event>, JournalError> {
+        let store = |error| self.store_error(error);
+        let known: Option<i64> = self
+            .connection
+            .query_row("SELECT 1 FROM run WHERE id = ?1", [run], |r| r.get(0))
+            .optional()
+            .map_err(store)?;
+        known.ok_or_else(|| JournalError::NoSuchRun(run.to_owned()))?;
+        let mut select =
+            self.connection.prepare_cached("SELECT seq, body FROM event WHERE run = ?1 ORDER BY seq").map_err(store)?;
+        let rows =
+            select.query_map([run], |row| Ok((row.get::<_, i64>(0)?, row.get::<_, String>(1)?))).map_err(store)?;
+        rows.map(|row| {
+            let (seq, body) = row.map_err(store)?;
+            serde_json::from_str(&body).map_err(|error| damaged(run, seq.unsigned_abs(), &error))
+        })
+        .collect()
+    }
+
+    /// Returns all runs, oldest first.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub fn runs(&self) -> Result<Vec<RunLine>, JournalError> {
+        let store = |error| self.store_error(error);
+        let mut select =
+            self.connection.prepare_cached("SELECT id, plan FROM run ORDER BY created_at, id").map_err(store)?;
+        let rows = select.query_map([], |row| Ok(RunLine { id: row.get(0)?, plan: row.get(1)? })).map_err(store)?;
+        rows.collect::<Result<_, _>>().map_err(store)
+    }
+
+    fn write(
+        &mut self,
+        change: impl FnOnce(&Transaction<'_>) -> Result<(), rusqlite::Error>,
+    ) -> Result<(), JournalError> {
+        let path = self.path.clone();
+        let store = |error| JournalError::Store { path: path.clone(), error };
+        let (plan, mine) = self.lease.clone().ok_or(JournalError::LeaseLost)?;
+        let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(store)?;
+        let epoch: i64 = transaction
+            .query_row("SELECT epoch FROM lease WHERE plan = ?1", [plan], |row| row.get(0))
+            .map_err(store)?;
+        if epoch != mine {
+            return Err(JournalError::LeaseLost);
+        }
+        change(&transaction).map_err(store)?;
+        transaction.commit().map_err(store)
+    }
+
+    fn store_error(&self, error: rusqlite::Error) -> JournalError {
+        JournalError::Store { path: self.path.clone(), error }
+    }
+}
+
+enum Prepare {
+    Sqlite(rusqlite::Error),
+    Format(i64),
+}
+
+impl From<rusqlite::Error> for Prepare {
+    fn from(error: rusqlite::Error) -> Self {
+        Self::Sqlite(error)
+    }
+}
+
+impl Prepare {
+    fn into_journal_error(self, path: PathBuf) -> JournalError {
+        match self {
+            Self::Sqlite(error) => JournalError::Store { path, error },
+            Self::Format(found) => JournalError::Format { found, known: FORMAT },
+        }
+    }
+}
+
+fn damaged(run: &str, seq: u64, error: &serde_json::Error) -> JournalError {
+    JournalError::Damaged { run: run.to_owned(), seq, error: error.to_string() }
+}
+
+/// Makes a folder that only its owner can enter, with its parents.
+///
+/// # Errors
+/// When it cannot be made.
+pub fn make_private_folder(folder: &Path) -> Result<(), JournalError> {
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(folder)
+        .map_err(|error| JournalError::Io { path: folder.to_owned(), error })
+}
+
+/// Returns the current time; the one clock of the journal.
+#[must_use]
+pub fn now() -> Timestamp {
+    Timestamp::now()
+}
+
+/// Returns an event that follows `last`.
+#[must_use]
+pub fn next_event(last: u64, kind: EventKind) -> Event {
+    let seq = if kind.is_durable() { last + 1 } else { last };
+    Event { seq, at: now(), kind }
+}
+
+/// A holder on another host is taken for alive: only its own host can tell.
+fn is_alive(holder: &Holder, here: &str) -> bool {
+    holder.host != here || process_start(holder.pid) == Some(holder.started)
+}
+
+/// Returns the kernel's start time of a process (`/proc/PID/stat`, field 22); `None` when there is no such process.
+#[must_use]
+pub fn process_start(pid: u32) -> Option<u64> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let after_name = &stat[stat.rfind(')')? + 1..];
+    let mut fields = after_name.split_whitespace();
+    let state = fields.next()?;
+    if state == "Z" || state == "X" {
+        return None;
+    }
+    fields.nth(18)?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::Outcome;
+
+    fn holder(pid: u32, started: u64) -> Holder {
+        Holder {
+            host: "here".to_owned(),
+            pid,
+            started,
+            user: "me".to_owned(),
+            version: "0".to_owned(),
+            since: Timestamp::UNIX_EPOCH,
+        }
+    }
+
+    fn me() -> Holder {
+        let pid = std::process::id();
+        holder(pid, process_start(pid).unwrap())
+    }
+
+    #[test]
+    fn a_live_holder_is_named_and_a_dead_one_replaced() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut first = Journal::open(folder.path()).unwrap();
+        first.acquire("p", &me()).unwrap();
+        let mut second = Journal::open(folder.path()).unwrap();
+        let refused = second.acquire("p", &holder(1, 0)).unwrap_err();
+        assert!(matches!(refused, JournalError::Held { ref holder, .. } if holder.pid == std::process::id()));
+
+        let mut third = Journal::open(folder.path()).unwrap();
+        third.acquire("q", &holder(1, 12345)).unwrap();
+        second.acquire("q", &me()).unwrap();
+        assert!(matches!(third.create_run("r", "q"), Err(JournalError::LeaseLost)));
+    }
+
+    #[test]
+    fn events_come_back_as_they_went_in() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut journal = Journal::open(folder.path()).unwrap();
+        journal.acquire("p", &me()).unwrap();
+        journal.create_run("r1", "p").unwrap();
+        let events = vec![
+            next_event(0, EventKind::Warned { step: None, message: "w".to_owned() }),
+            next_event(1, EventKind::RunEnded { outcome: Outcome::Failed }),
+        ];
+        journal.append("r1", &events).unwrap();
+        let back = journal.events("r1").unwrap();
+        assert_eq!(back.iter().map(|event| event.seq).collect::<Vec<_>>(), [1, 2]);
+        assert!(matches!(journal.events("nope"), Err(JournalError::NoSuchRun(_))));
+    }
+}

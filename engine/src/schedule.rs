@@ -1,0 +1,186 @@
+//! What can be done next: plain data from the plan and the state; no clock, no task, no I/O.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::{
+    error::StepError,
+    plan::{Plan, RunOn, Step},
+    state::{ActionState, ActionStatus, RunState, StepState, StepStatus},
+};
+
+/// A move that the loop can make now.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Next {
+    /// Evaluate the step's condition, survey it and list its actions.
+    Open {
+        /// The step.
+        step: String,
+    },
+    /// The step does not run, by its own `run_on`.
+    Skip {
+        /// The step.
+        step: String,
+        /// Why.
+        reason: String,
+    },
+    /// The step cannot run.
+    Block {
+        /// The step.
+        step: String,
+        /// The need that keeps it from running.
+        by: String,
+    },
+    /// Do an action.
+    Start {
+        /// The step.
+        step: String,
+        /// The action.
+        action: String,
+    },
+    /// All actions of the step are finished.
+    Finish {
+        /// The step.
+        step: String,
+    },
+    /// The step cannot be finished.
+    Fail {
+        /// The step.
+        step: String,
+        /// Its first error.
+        error: StepError,
+    },
+}
+
+/// What this session is busy with, beyond what the journal knows.
+#[derive(Debug, Clone, Default)]
+pub struct Busy {
+    /// Steps being opened.
+    pub opening: BTreeSet<String>,
+    /// Actions being done, as step and action.
+    pub running: BTreeSet<(String, String)>,
+    /// Steps that must not start (beyond `--until`).
+    pub held_back: BTreeSet<String>,
+    /// Whether a stop was asked for: nothing new is opened or started.
+    pub stopping: bool,
+}
+
+/// Returns every move that can be made now, in the order of the plan.
+#[must_use]
+pub fn next(plan: &Plan, state: &RunState, busy: &Busy) -> Vec<Next> {
+    let mut moves = Vec::new();
+    let mut free = plan.max_parallel.saturating_sub(busy.running.len());
+    for step in &plan.steps {
+        match state.steps.get(&step.id) {
+            Some(running) if running.status == StepStatus::Running => {
+                act(step, running, busy, &mut free, &mut moves);
+            }
+            Some(over) if over.status.is_over() => {}
+            Some(_) | None => open(step, state, busy, &mut moves),
+        }
+    }
+    moves
+}
+
+/// Decides about a step that has not been opened.
+fn open(step: &Step, state: &RunState, busy: &Busy, moves: &mut Vec<Next>) {
+    if busy.opening.contains(&step.id) || busy.held_back.contains(&step.id) || busy.stopping {
+        return;
+    }
+    if !step.needs.iter().all(|need| state.status(need).is_over()) {
+        return;
+    }
+    let unmet = step.needs.iter().find(|need| !state.status(need).satisfies());
+    let id = step.id.clone();
+    moves.push(match (step.run_on, unmet) {
+        (RunOn::Success, Some(by)) => Next::Block { step: id, by: by.clone() },
+        (RunOn::Failure, None) => Next::Skip { step: id, reason: "no step that it needs failed".to_owned() },
+        (RunOn::Success, None) | (RunOn::Failure, Some(_)) | (RunOn::Always, _) => Next::Open { step: id },
+    });
+}
+
+/// Decides about a step whose actions are known.
+fn act(step: &Step, state: &StepState, busy: &Busy, free: &mut usize, moves: &mut Vec<Next>) {
+    let by_id: BTreeMap<&str, &ActionState> =
+        state.actions.iter().map(|action| (action.action.id.as_str(), action)).collect();
+    let running = |action: &ActionState| busy.running.contains(&(step.id.clone(), action.action.id.clone()));
+    let in_step = state.actions.iter().filter(|action| running(action)).count();
+    if let Some(error) = first_failure(step, state) {
+        let others = step.for_each.as_ref().is_some_and(|each| !each.fail_fast);
+        let more = others && !busy.stopping && state.actions.iter().any(|action| startable(action, &by_id));
+        if in_step == 0 && !more {
+            moves.push(Next::Fail { step: step.id.clone(), error });
+        }
+        if !others {
+            return;
+        }
+    }
+    if state.actions.iter().all(|action| action.status == ActionStatus::Finished) {
+        moves.push(Next::Finish { step: step.id.clone() });
+        return;
+    }
+    if busy.stopping {
+        return;
+    }
+    let mut in_step_free = state.graph.jobs.unwrap_or(usize::MAX).saturating_sub(in_step);
+    let mut instances = active_instances(state);
+    let limit = step.for_each.as_ref().and_then(|each| each.max_parallel).unwrap_or(usize::MAX);
+    for action in &state.actions {
+        if *free == 0 || in_step_free == 0 {
+            break;
+        }
+        if !startable(action, &by_id) || running(action) {
+            continue;
+        }
+        if let Some(instance) = instance(action) {
+            if !instances.contains(instance) && instances.len() >= limit {
+                continue;
+            }
+            instances.insert(instance);
+        }
+        *free -= 1;
+        in_step_free -= 1;
+        moves.push(Next::Start { step: step.id.clone(), action: action.action.id.clone() });
+    }
+}
+
+fn startable(action: &ActionState, by_id: &BTreeMap<&str, &ActionState>) -> bool {
+    action.status == ActionStatus::Pending
+        && action
+            .action
+            .after
+            .iter()
+            .all(|id| by_id.get(id.as_str()).is_some_and(|a| a.status == ActionStatus::Finished))
+}
+
+fn first_failure(step: &Step, state: &StepState) -> Option<StepError> {
+    let failed = state.actions.iter().filter(|action| action.status == ActionStatus::Failed && !action.retrying);
+    let lost = state.actions.iter().find(|action| action.status == ActionStatus::Indeterminate);
+    let first = failed.min_by_key(|action| action.ended_at).and_then(|action| action.error.clone());
+    first.or_else(|| lost.map(|action| indeterminate(&step.id, action)))
+}
+
+/// Returns the error of an action whose effect nobody can see.
+fn indeterminate(step: &str, action: &ActionState) -> StepError {
+    let message = format!("it is not known whether `{}` was done: it was cut in the middle", action.action.title);
+    StepError::new(crate::error::ErrorKind::NeedsPerson, message)
+        .help(format!("look, then say `pgplan resolve {step} --as done`, `--as retry` or `--as undo`, and apply again"))
+}
+
+/// The instance of a `for_each` step that an action belongs to: the part of its id before the first `/`.
+fn instance(action: &ActionState) -> Option<&str> {
+    action.action.id.split_once('/').map(|(instance, _)| instance)
+}
+
+fn active_instances(state: &StepState) -> BTreeSet<&str> {
+    let mut begun = BTreeSet::new();
+    for name in state.actions.iter().filter_map(instance) {
+        let mine = || state.actions.iter().filter(|action| instance(action) == Some(name));
+        let any = mine().any(|action| action.status != ActionStatus::Pending);
+        let over = mine().all(|action| action.status == ActionStatus::Finished)
+            || mine().any(|action| action.status == ActionStatus::Failed && !action.retrying);
+        if any && !over {
+            begun.insert(name);
+        }
+    }
+    begun
+}

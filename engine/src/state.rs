@@ -1,0 +1,425 @@
+//! Where a run stands: a fold of its events through one table of legal moves.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use serde::Serialize;
+
+use crate::{
+    action::{Action, ActionGraph, Output, OutputValue, Outputs},
+    error::StepError,
+    event::{Event, EventKind, Holder, Outcome},
+    plan::Downtime,
+};
+
+/// Where an action stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ActionStatus {
+    /// Not begun, or to be done again.
+    Pending,
+    /// Begun; after a crash: cut in the middle.
+    Started,
+    /// Done.
+    Finished,
+    /// The last attempt failed.
+    Failed,
+    /// Cut in the middle, effect unknown.
+    Indeterminate,
+    /// Done and taken back.
+    Undone,
+}
+
+/// Where a step stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StepStatus {
+    /// Waits for the steps it needs, or to be surveyed.
+    Pending,
+    /// Surveyed; its actions are being done.
+    Running,
+    /// Done.
+    Succeeded,
+    /// Not run, by its own rule.
+    Skipped,
+    /// Ended with an error.
+    Failed,
+    /// Ended with an error that `continue_on_error` tolerates.
+    Tolerated,
+    /// A step it needs failed.
+    Blocked,
+}
+
+impl StepStatus {
+    /// Returns whether nothing more happens to the step in this session.
+    #[must_use]
+    pub fn is_over(self) -> bool {
+        !matches!(self, Self::Pending | Self::Running)
+    }
+
+    /// Returns whether a dependant with `run_on: success` may run.
+    #[must_use]
+    pub fn satisfies(self) -> bool {
+        matches!(self, Self::Succeeded | Self::Skipped | Self::Tolerated)
+    }
+}
+
+/// An action and where it stands.
+#[derive(Debug, Clone, Serialize)]
+pub struct ActionState {
+    /// What it is.
+    #[serde(skip)]
+    pub action: Action,
+    /// Where it stands.
+    pub status: ActionStatus,
+    /// Attempts so far, over all sessions.
+    pub attempts: u32,
+    /// What it gave.
+    pub output: Option<Output>,
+    /// Its last error.
+    pub error: Option<StepError>,
+    /// When the last attempt began.
+    pub started_at: Option<Timestamp>,
+    /// When the last attempt ended.
+    pub ended_at: Option<Timestamp>,
+    /// Whether a retry is waiting.
+    pub retrying: bool,
+}
+
+/// A step and where it stands.
+#[derive(Debug, Clone, Serialize)]
+pub struct StepState {
+    /// Where it stands.
+    pub status: StepStatus,
+    /// Its actions in the order of the graph; empty before it is surveyed.
+    pub actions: Vec<ActionState>,
+    /// The graph's own facts: limit, warnings.
+    #[serde(skip)]
+    pub graph: ActionGraph,
+    /// Why it was skipped, or which need blocks it.
+    pub reason: Option<String>,
+    /// Its error.
+    pub error: Option<StepError>,
+    /// When it was surveyed.
+    pub started_at: Option<Timestamp>,
+    /// When it was over.
+    pub ended_at: Option<Timestamp>,
+}
+
+impl Default for StepState {
+    fn default() -> Self {
+        Self {
+            status: StepStatus::Pending,
+            actions: Vec::new(),
+            graph: ActionGraph::default(),
+            reason: None,
+            error: None,
+            started_at: None,
+            ended_at: None,
+        }
+    }
+}
+
+impl StepState {
+    /// Returns the outputs of all finished actions; a later action's value wins.
+    #[must_use]
+    pub fn outputs(&self) -> Outputs {
+        let finished = self.actions.iter().filter(|action| action.status == ActionStatus::Finished);
+        finished.filter_map(|action| action.output.as_ref()).flat_map(|output| output.outputs.clone()).collect()
+    }
+
+    /// Returns the action of this id.
+    #[must_use]
+    pub fn action(&self, id: &str) -> Option<&ActionState> {
+        self.actions.iter().find(|state| state.action.id == id)
+    }
+}
+
+/// A run, folded from its events.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct RunState {
+    /// The run's id.
+    pub id: String,
+    /// The plan's name.
+    pub plan: String,
+    /// The plan file as it was named.
+    pub path: String,
+    /// Fingerprint of the whole plan at the last start or resume.
+    pub fingerprint: String,
+    /// Fingerprint of each step at the last start or resume.
+    pub step_fingerprints: BTreeMap<String, String>,
+    /// Variables in force.
+    pub vars: BTreeMap<String, serde_json::Value>,
+    /// Who runs it or ran it last.
+    pub holder: Option<Holder>,
+    /// Steps by id.
+    pub steps: BTreeMap<String, StepState>,
+    /// How the last session ended; absent while one runs or after a crash.
+    pub outcome: Option<Outcome>,
+    /// What interrupted the last session.
+    pub interrupted_by: Option<String>,
+    /// Downtime marks in order.
+    pub downtime: Vec<(Downtime, Timestamp, String)>,
+    /// Warnings in order, with their step.
+    pub warnings: Vec<(Option<String>, String)>,
+    /// When it began.
+    pub started_at: Option<Timestamp>,
+    /// When the last event happened.
+    pub last_at: Option<Timestamp>,
+    /// Sequence number of the last durable event.
+    pub seq: u64,
+    /// How often it was resumed.
+    pub resumes: u32,
+}
+
+/// An event that the table of legal moves does not allow: the journal is damaged or pgplan has a bug.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("event {seq} cannot happen: {what}")]
+pub struct IllegalMove {
+    /// The event's number.
+    pub seq: u64,
+    /// What was tried on what.
+    pub what: String,
+}
+
+/// What can happen to an action.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Move {
+    Start,
+    Finish,
+    Fail,
+    Lose,
+    Reset,
+    Undo,
+}
+
+/// The table of legal moves.
+fn moved(from: ActionStatus, by: Move) -> Option<ActionStatus> {
+    use ActionStatus::{Failed, Finished, Indeterminate, Pending, Started, Undone};
+    match (from, by) {
+        (Pending | Failed, Move::Start) => Some(Started),
+        (Started | Indeterminate, Move::Finish) => Some(Finished),
+        (Started, Move::Fail) => Some(Failed),
+        (Started, Move::Lose) => Some(Indeterminate),
+        (Started | Finished | Failed | Indeterminate | Undone, Move::Reset) => Some(Pending),
+        (Started | Finished | Failed | Indeterminate, Move::Undo) => Some(Undone),
+        _ => None,
+    }
+}
+
+impl RunState {
+    /// Returns the state after all these events.
+    ///
+    /// # Errors
+    /// When an event is not a legal move.
+    pub fn fold<'a>(id: &str, events: impl IntoIterator<Item = &'a Event>) -> Result<Self, IllegalMove> {
+        let mut state = Self { id: id.to_owned(), ..Self::default() };
+        for event in events {
+            state.apply(event)?;
+        }
+        Ok(state)
+    }
+
+    /// Moves the state on by one event.
+    ///
+    /// # Errors
+    /// When the event is not a legal move; the state is then unchanged.
+    pub fn apply(&mut self, event: &Event) -> Result<(), IllegalMove> {
+        if !event.kind.is_durable() {
+            return Ok(());
+        }
+        if event.seq != self.seq + 1 {
+            return Err(IllegalMove { seq: event.seq, what: format!("it follows event {}", self.seq) });
+        }
+        self.apply_kind(event)?;
+        self.seq = event.seq;
+        self.last_at = Some(event.at);
+        Ok(())
+    }
+
+    fn apply_kind(&mut self, event: &Event) -> Result<(), IllegalMove> {
+        match &event.kind {
+            EventKind::RunStarted { plan, path, fingerprint, steps, vars, holder } => {
+                self.plan.clone_from(plan);
+                self.path.clone_from(path);
+                self.vars.clone_from(vars);
+                self.started_at = Some(event.at);
+                self.hold(fingerprint, steps, holder);
+            }
+            EventKind::RunResumed { fingerprint, steps, holder } => {
+                self.resumes += 1;
+                self.hold(fingerprint, steps, holder);
+                self.reopen();
+            }
+            EventKind::StepExpanded { step, graph } => self.expand(step, graph, event),
+            EventKind::StepSkipped { step, reason } => self.end(step, StepStatus::Skipped, event).reason(reason),
+            EventKind::StepBlocked { step, by } => self.end(step, StepStatus::Blocked, event).reason(by),
+            EventKind::StepFinished { step } => self.end(step, StepStatus::Succeeded, event).error = None,
+            EventKind::StepFailed { step, error, tolerated } => {
+                let status = if *tolerated { StepStatus::Tolerated } else { StepStatus::Failed };
+                self.end(step, status, event).error = Some(error.clone());
+            }
+            EventKind::ActionStarted { step, action, attempt } => {
+                let state = self.step_action(step, action, Move::Start, event)?;
+                state.attempts = *attempt;
+                state.retrying = false;
+                state.started_at = Some(event.at);
+                state.ended_at = None;
+            }
+            EventKind::ActionFinished { step, action, output, .. } => {
+                let state = self.step_action(step, action, Move::Finish, event)?;
+                state.output = Some(output.clone());
+                state.error = None;
+                state.ended_at = Some(event.at);
+            }
+            EventKind::ActionFailed { step, action, error, retry_in_ms, .. } => {
+                let state = self.step_action(step, action, Move::Fail, event)?;
+                state.error = Some(error.clone());
+                state.retrying = retry_in_ms.is_some();
+                state.ended_at = Some(event.at);
+            }
+            EventKind::ActionIndeterminate { step, action } => {
+                self.step_action(step, action, Move::Lose, event)?;
+            }
+            EventKind::ActionReset { step, action, .. } => {
+                self.step_action(step, action, Move::Reset, event)?.output = None;
+                let step = self.steps.entry(step.clone()).or_default();
+                step.status = StepStatus::Running;
+                step.ended_at = None;
+            }
+            EventKind::ActionUndone { step, action } => {
+                self.step_action(step, action, Move::Undo, event)?.output = None;
+            }
+            EventKind::DowntimeMarked { step, mark } => self.downtime.push((*mark, event.at, step.clone())),
+            EventKind::Warned { step, message } => self.warnings.push((step.clone(), message.clone())),
+            EventKind::RunInterrupted { by } => self.interrupted_by = Some(by.clone()),
+            EventKind::RunEnded { outcome } => self.outcome = Some(*outcome),
+            EventKind::ActionProgress { .. } | EventKind::ActionSaid { .. } => {}
+        }
+        Ok(())
+    }
+
+    fn hold(&mut self, fingerprint: &str, steps: &BTreeMap<String, String>, holder: &Holder) {
+        fingerprint.clone_into(&mut self.fingerprint);
+        self.step_fingerprints.clone_from(steps);
+        self.holder = Some(holder.clone());
+        self.outcome = None;
+        self.interrupted_by = None;
+    }
+
+    /// A new session looks again at everything that did not end well.
+    fn reopen(&mut self) {
+        for step in self.steps.values_mut() {
+            match step.status {
+                StepStatus::Failed if !step.actions.is_empty() => step.status = StepStatus::Running,
+                StepStatus::Failed | StepStatus::Blocked => step.status = StepStatus::Pending,
+                StepStatus::Pending
+                | StepStatus::Running
+                | StepStatus::Succeeded
+                | StepStatus::Skipped
+                | StepStatus::Tolerated => continue,
+            }
+            step.reason = None;
+            step.ended_at = None;
+            for action in &mut step.actions {
+                action.retrying = false;
+                if action.status == ActionStatus::Failed {
+                    action.status = ActionStatus::Pending;
+                }
+            }
+        }
+    }
+
+    /// Puts a new list of actions in place; one that is finished under the same id stays finished.
+    fn expand(&mut self, step: &str, graph: &ActionGraph, event: &Event) {
+        let state = self.steps.entry(step.to_owned()).or_default();
+        let mut old: BTreeMap<String, ActionState> =
+            std::mem::take(&mut state.actions).into_iter().map(|action| (action.action.id.clone(), action)).collect();
+        for action in &graph.actions {
+            let kept = old.remove(&action.id).filter(|old| old.status != ActionStatus::Pending);
+            state.actions.push(match kept {
+                Some(old) => ActionState { action: action.clone(), ..old },
+                None => ActionState::new(action.clone()),
+            });
+        }
+        state.graph = ActionGraph { actions: Vec::new(), ..graph.clone() };
+        state.status = StepStatus::Running;
+        state.started_at.get_or_insert(event.at);
+    }
+
+    fn end(&mut self, step: &str, status: StepStatus, event: &Event) -> &mut StepState {
+        let state = self.steps.entry(step.to_owned()).or_default();
+        state.status = status;
+        state.ended_at = Some(event.at);
+        state
+    }
+
+    fn step_action(
+        &mut self,
+        step: &str,
+        action: &str,
+        by: Move,
+        event: &Event,
+    ) -> Result<&mut ActionState, IllegalMove> {
+        let illegal = |what: String| IllegalMove { seq: event.seq, what };
+        let found = self.steps.get_mut(step).and_then(|s| s.actions.iter_mut().find(|a| a.action.id == action));
+        let state = found.ok_or_else(|| illegal(format!("no action {action} in step {step}")))?;
+        let next = moved(state.status, by)
+            .ok_or_else(|| illegal(format!("{by:?} of action {step}/{action} that is {:?}", state.status)))?;
+        state.status = next;
+        Ok(state)
+    }
+
+    /// Returns where the step stands; a step never heard of is pending.
+    #[must_use]
+    pub fn status(&self, step: &str) -> StepStatus {
+        self.steps.get(step).map_or(StepStatus::Pending, |state| state.status)
+    }
+
+    /// Returns the outputs of every step.
+    #[must_use]
+    pub fn outputs(&self) -> BTreeMap<String, Outputs> {
+        self.steps.iter().map(|(id, step)| (id.clone(), step.outputs())).collect()
+    }
+
+    /// Returns whether the run can go on.
+    #[must_use]
+    pub fn is_unfinished(&self) -> bool {
+        self.outcome.is_none_or(|outcome| !outcome.is_final())
+    }
+
+    /// Returns the time between the first downtime begin and the last end (or the last event, when it has not ended).
+    #[must_use]
+    pub fn downtime(&self) -> Option<jiff::SignedDuration> {
+        let begin = self.downtime.iter().find(|(mark, ..)| *mark == Downtime::Begin)?.1;
+        let end = self.downtime.iter().rev().find(|(mark, ..)| *mark == Downtime::End).map(|(_, at, _)| *at);
+        Some(end.filter(|end| *end >= begin).or(self.last_at)?.duration_since(begin))
+    }
+
+    /// Returns whether a plain output of a step is a secret whose value this process does not have.
+    #[must_use]
+    pub fn lost_secret(value: &OutputValue) -> bool {
+        matches!(value, OutputValue::Secret(None))
+    }
+}
+
+impl StepState {
+    fn reason(&mut self, reason: &str) {
+        self.reason = Some(reason.to_owned());
+    }
+}
+
+impl ActionState {
+    fn new(action: Action) -> Self {
+        Self {
+            action,
+            status: ActionStatus::Pending,
+            attempts: 0,
+            output: None,
+            error: None,
+            started_at: None,
+            ended_at: None,
+            retrying: false,
+        }
+    }
+}
