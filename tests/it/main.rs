@@ -1,1 +1,5 @@
-fn main() {}
+//! End-to-end tests, one program.
+
+mod cluster;
+mod env;
+mod fakes;
