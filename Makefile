@@ -1,0 +1,25 @@
+# What people run; `make check` is what CI runs.
+
+.PHONY: help demo test check fmt install-postgres
+
+help: ## Shows this list
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 20
+
+demo: ## Upgrades a realistic PostgreSQL 15 to 18 on this machine (KEEP=1 keeps the servers)
+	@tests/demo/run.sh
+
+test: install-postgres ## Runs every test
+	@if cargo nextest --version >/dev/null 2>&1; then \
+		cargo nextest run --workspace --features pgplan/stand-ins; \
+	else \
+		cargo test --workspace --features pgplan/stand-ins --lib --bins --tests; \
+	fi
+
+check: ## Runs the whole gate
+	@.ci/run
+
+fmt: ## Formats the code
+	@cargo fmt --all
+
+install-postgres: ## Puts PostgreSQL 13, 15, 15.18, 16 and 18 into the cache folder
+	@tests/setup/install-postgres.sh
