@@ -97,7 +97,7 @@ export APP=orders ENVIRONMENT=production SOURCE_HANDLE=orders-15 TARGET_HANDLE=o
 step 'The plan, without touching anything'
 run "$PGPLAN" plan plans/aptible-upgrade.yaml
 step 'The upgrade'
-run "$PGPLAN" apply plans/aptible-upgrade.yaml --yes
+run "$PGPLAN" apply plans/aptible-upgrade.yaml --fresh --yes
 step 'Afterwards'
 run "$PGPLAN" status
 echo "services:      $(python3 -c 'import json, sys; print(json.load(open(sys.argv[1]))["apps"]["orders"]["services"])' "$folder/platform/state.json")"
