@@ -3,6 +3,7 @@
 
 pub mod action;
 mod attempt;
+pub mod diagnostic;
 pub mod error;
 pub mod event;
 pub mod facts;
@@ -10,9 +11,11 @@ pub mod journal;
 pub mod kinds;
 pub mod op;
 pub mod plan;
+pub mod quantity;
 pub mod run;
 pub mod schedule;
 pub mod secret;
 pub mod source;
+pub mod spelling;
 pub mod state;
 pub mod yaml;

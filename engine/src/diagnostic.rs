@@ -1,0 +1,270 @@
+//! What is wrong with a plan, where, and what to do about it. The only file that knows miette.
+
+use std::{fmt, sync::Arc};
+
+use crate::source::{Place, SourceFile};
+
+/// How bad a [`Diagnostic`] is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Severity {
+    /// The plan can run; the reader should know.
+    Warning,
+    /// The plan cannot run.
+    Error,
+}
+
+/// One problem of a plan.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Diagnostic {
+    /// A stable name in snake case, listed in the reference.
+    pub code: &'static str,
+    /// How bad it is.
+    pub severity: Severity,
+    /// One line, lower case, without a final period.
+    pub message: String,
+    /// Places with what is to be said about each; the first is where the problem is.
+    pub labels: Vec<(Place, String)>,
+    /// What to do.
+    pub help: Option<String>,
+}
+
+impl Diagnostic {
+    /// Returns an error with this code and one-line message.
+    #[must_use]
+    pub fn error(code: &'static str, message: impl Into<String>) -> Self {
+        Self { code, severity: Severity::Error, message: message.into(), labels: Vec::new(), help: None }
+    }
+
+    /// Returns a warning with this code and one-line message.
+    #[must_use]
+    pub fn warning(code: &'static str, message: impl Into<String>) -> Self {
+        Self { severity: Severity::Warning, ..Self::error(code, message) }
+    }
+
+    /// Returns the diagnostic with one more place and what is to be said about it.
+    #[must_use]
+    pub fn at(mut self, place: &Place, label: impl Into<String>) -> Self {
+        self.labels.push((place.clone(), label.into()));
+        self
+    }
+
+    /// Returns the diagnostic with what to do about it.
+    #[must_use]
+    pub fn help(mut self, help: impl Into<String>) -> Self {
+        self.help = Some(help.into());
+        self
+    }
+
+    /// Returns the diagnostic with a help, where there is one.
+    #[must_use]
+    pub fn maybe_help(mut self, help: Option<impl Into<String>>) -> Self {
+        self.help = help.map(Into::into).or(self.help);
+        self
+    }
+
+    /// Returns where the problem is; `None` when it is no place in a file.
+    #[must_use]
+    pub fn place(&self) -> Option<&Place> {
+        self.labels.first().map(|(place, _)| place)
+    }
+
+    /// Returns what miette shows: the labels of the first file, and one related part for each further file.
+    #[must_use]
+    pub fn report(&self) -> Report {
+        let mut files: Vec<Arc<SourceFile>> = Vec::new();
+        for (place, _) in &self.labels {
+            if !files.iter().any(|file| Arc::ptr_eq(file, &place.file)) {
+                files.push(Arc::clone(&place.file));
+            }
+        }
+        let spans = |file: &Arc<SourceFile>| {
+            self.labels.iter().filter(|(place, _)| Arc::ptr_eq(file, &place.file)).map(span).collect()
+        };
+        let mut files = files.into_iter();
+        let file = files.next();
+        Report {
+            message: self.message.clone(),
+            code: Some(self.code),
+            severity: self.severity,
+            help: self.help.clone(),
+            labels: file.as_ref().map_or_else(Vec::new, spans),
+            source: file.map(Source),
+            related: files
+                .map(|file| Report {
+                    message: format!("see also {}", file.name),
+                    code: None,
+                    severity: self.severity,
+                    help: None,
+                    labels: spans(&file),
+                    source: Some(Source(file)),
+                    related: Vec::new(),
+                })
+                .collect(),
+        }
+    }
+}
+
+impl fmt::Display for Diagnostic {
+    /// Writes `file:line:column: error[code]: message`, one line.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(place) = self.place() {
+            write!(f, "{place}: ")?;
+        }
+        let severity = match self.severity {
+            Severity::Warning => "warning",
+            Severity::Error => "error",
+        };
+        write!(f, "{severity}[{}]: {}", self.code, self.message)
+    }
+}
+
+/// A [`Diagnostic`] in the form that miette's handlers show.
+#[derive(Debug)]
+pub struct Report {
+    message: String,
+    code: Option<&'static str>,
+    severity: Severity,
+    help: Option<String>,
+    source: Option<Source>,
+    labels: Vec<miette::LabeledSpan>,
+    related: Vec<Report>,
+}
+
+fn span((place, label): &(Place, String)) -> miette::LabeledSpan {
+    let label = (!label.is_empty()).then(|| label.clone());
+    miette::LabeledSpan::new(label, place.span.start, place.span.len())
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for Report {}
+
+impl miette::Diagnostic for Report {
+    fn code<'a>(&'a self) -> Option<Box<dyn fmt::Display + 'a>> {
+        self.code.map(|code| Box::new(code) as Box<dyn fmt::Display>)
+    }
+
+    fn severity(&self) -> Option<miette::Severity> {
+        Some(match self.severity {
+            Severity::Warning => miette::Severity::Warning,
+            Severity::Error => miette::Severity::Error,
+        })
+    }
+
+    fn help<'a>(&'a self) -> Option<Box<dyn fmt::Display + 'a>> {
+        self.help.as_ref().map(|help| Box::new(help) as Box<dyn fmt::Display>)
+    }
+
+    fn source_code(&self) -> Option<&dyn miette::SourceCode> {
+        self.source.as_ref().map(|source| source as &dyn miette::SourceCode)
+    }
+
+    fn labels(&self) -> Option<Box<dyn Iterator<Item = miette::LabeledSpan> + '_>> {
+        Some(Box::new(self.labels.iter().cloned()))
+    }
+
+    fn related<'a>(&'a self) -> Option<Box<dyn Iterator<Item = &'a dyn miette::Diagnostic> + 'a>> {
+        if self.related.is_empty() {
+            return None;
+        }
+        Some(Box::new(self.related.iter().map(|report| report as &dyn miette::Diagnostic)))
+    }
+}
+
+/// A file as miette reads it, under its own name.
+#[derive(Debug)]
+struct Source(Arc<SourceFile>);
+
+impl miette::SourceCode for Source {
+    fn read_span<'a>(
+        &'a self,
+        span: &miette::SourceSpan,
+        before: usize,
+        after: usize,
+    ) -> Result<Box<dyn miette::SpanContents<'a> + 'a>, miette::MietteError> {
+        let contents = self.0.text.read_span(span, before, after)?;
+        Ok(Box::new(miette::MietteSpanContents::new_named(
+            self.0.name.clone(),
+            contents.data(),
+            *contents.span(),
+            contents.line(),
+            contents.column(),
+            contents.line_count(),
+        )))
+    }
+}
+
+/// All problems of a plan, gathered so that one report shows them together.
+#[derive(Debug, Clone, Default)]
+pub struct Problems {
+    list: Vec<Diagnostic>,
+}
+
+impl Problems {
+    /// Adds one.
+    pub fn push(&mut self, diagnostic: Diagnostic) {
+        self.list.push(diagnostic);
+    }
+
+    /// Adds all of these.
+    pub fn extend(&mut self, diagnostics: impl IntoIterator<Item = Diagnostic>) {
+        self.list.extend(diagnostics);
+    }
+
+    /// Returns whether one of them is an error.
+    #[must_use]
+    pub fn has_errors(&self) -> bool {
+        self.list.iter().any(|diagnostic| diagnostic.severity == Severity::Error)
+    }
+
+    /// Returns how many there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.list.len()
+    }
+
+    /// Returns whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.list.is_empty()
+    }
+
+    /// Returns them file by file from top to bottom, each once.
+    #[must_use]
+    pub fn into_sorted(self) -> Vec<Diagnostic> {
+        let mut files: Vec<Arc<SourceFile>> = Vec::new();
+        let mut keyed: Vec<(Option<usize>, usize, Diagnostic)> = Vec::new();
+        for diagnostic in self.list {
+            let (file, start) = match diagnostic.place() {
+                None => (None, 0),
+                Some(place) => {
+                    let known = files.iter().position(|file| Arc::ptr_eq(file, &place.file));
+                    let index = known.unwrap_or_else(|| {
+                        files.push(Arc::clone(&place.file));
+                        files.len() - 1
+                    });
+                    (Some(index), place.span.start)
+                }
+            };
+            keyed.push((file, start, diagnostic));
+        }
+        keyed.sort_by_key(|(file, start, _)| (*file, *start));
+        let mut list: Vec<Diagnostic> = keyed.into_iter().map(|(_, _, diagnostic)| diagnostic).collect();
+        list.dedup();
+        list
+    }
+}
+
+impl IntoIterator for Problems {
+    type Item = Diagnostic;
+    type IntoIter = std::vec::IntoIter<Diagnostic>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.list.into_iter()
+    }
+}
