@@ -12,6 +12,7 @@ pub mod journal;
 pub mod kinds;
 pub mod op;
 pub mod plan;
+pub mod postgres;
 pub mod quantity;
 pub mod redact;
 pub mod run;
