@@ -9,7 +9,6 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use rustls::pki_types::ServerName;
-use secrecy::ExposeSecret as _;
 use tokio::time::timeout;
 use tokio_postgres::{Config, SimpleQueryMessage, config};
 use tokio_postgres_rustls::MakeRustlsConnect;
@@ -19,6 +18,7 @@ use super::refusal::{Failure, refusal};
 use super::session::Session;
 use super::tls::client_config;
 use crate::error::StepError;
+use crate::secret::ExposeSecret as _;
 
 /// Whether a session may change anything.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,7 +47,10 @@ pub async fn connect_read_only(info: &ConnInfo, application_name: &str) -> Resul
 }
 
 async fn connect_with(info: &ConnInfo, application_name: &str, access: Access) -> Result<Session, StepError> {
-    let tls = MakeRustlsConnect::new(client_config(&info.tls)?);
+    // A socket is never encrypted: its certificates need not exist.
+    let tcp = info.hosts.iter().any(|host| host.hostaddr.is_some() || matches!(host.address, Address::Tcp(_)));
+    let config = client_config(&info.tls, tcp).map_err(|error| error.detail(format!("server: {}", info.label())))?;
+    let tls = MakeRustlsConnect::new(config);
     let rounds: &[TargetSessionAttrs] = match info.target_session_attrs {
         TargetSessionAttrs::PreferStandby => &[TargetSessionAttrs::Standby, TargetSessionAttrs::Any],
         ref other => std::slice::from_ref(other),
@@ -142,14 +145,16 @@ impl Attempt<'_> {
         for encrypted in order {
             match within(self.info.connect_timeout, self.once(*encrypted)).await? {
                 Ok(session) => return Ok(session),
-                Err(failure) if failure.may_differ_with_tls() && order.len() > 1 && first.is_none() => {
-                    first = Some(failure);
-                }
-                // The first is the nearer to what was asked for, unless it says no more than "no TLS here".
-                Err(failure) => return Err(first.filter(|first| !first.is_without_tls()).unwrap_or(failure)),
+                Err(failure) if failure.may_differ_with_tls() => match first.take() {
+                    // Both ways failed for the way's sake: what the server said to TLS tells more, if it has TLS.
+                    Some(plain) if *encrypted => return Err(if failure.is_without_tls() { plain } else { failure }),
+                    Some(tls) => return Err(if tls.is_without_tls() { failure } else { tls }),
+                    None => first = Some(failure),
+                },
+                Err(failure) => return Err(failure),
             }
         }
-        Err(first.unwrap_or(Failure::Attributes("cannot be tried")))
+        Err(first.unwrap_or(Failure::Attributes("was not tried")))
     }
 
     async fn once(&self, encrypted: bool) -> Result<Session, Failure> {

@@ -9,12 +9,11 @@ use std::net::{IpAddr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use secrecy::{ExposeSecret as _, SecretString};
-
 use super::environment::Environment;
 use super::parameters::{ConnInfoError, Origin, Parameters, Problem, variables};
 use super::pgpass::{PassFile, escape, push_line};
 use super::quote::{conninfo_value, percent};
+use crate::secret::{ExposeSecret as _, SecretString};
 
 /// How TLS is asked for (`sslmode`; PostgreSQL manual, 34.19.3).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

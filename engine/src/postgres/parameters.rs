@@ -7,9 +7,8 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
 
-use secrecy::{ExposeSecret as _, SecretString};
-
 use crate::error::{ErrorKind, StepError};
+use crate::secret::{ExposeSecret as _, SecretString};
 
 /// What pgplan does with a keyword of libpq.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

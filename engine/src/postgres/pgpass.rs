@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
-use secrecy::{ExposeSecret as _, SecretString};
+use crate::secret::{ExposeSecret as _, SecretString};
 
 /// The lines of a password file; the first that fits a connection gives its password.
 #[derive(Debug, Clone, Default)]
@@ -135,9 +135,8 @@ mod tests {
     use std::fs;
     use std::os::unix::fs::PermissionsExt as _;
 
-    use secrecy::ExposeSecret as _;
-
     use super::PassFile;
+    use crate::secret::ExposeSecret as _;
 
     fn file(text: &str, mode: u32) -> PassFile {
         let dir = tempfile::tempdir().unwrap();

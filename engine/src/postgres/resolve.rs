@@ -219,11 +219,11 @@ mod tests {
     use std::time::Duration;
 
     use proptest::prelude::{ProptestConfig, prop_assert_eq, proptest};
-    use secrecy::ExposeSecret as _;
 
     use super::super::conninfo::{Address, ConnInfo, RootCert, SslMode};
     use super::super::environment::Environment;
     use super::super::parameters::{Origin, Problem};
+    use crate::secret::ExposeSecret as _;
 
     fn env(vars: &[(&str, &str)], home: Option<&Path>) -> Environment {
         Environment {

@@ -20,13 +20,14 @@ use crate::error::{ErrorKind, StepError};
 
 /// Returns the configuration for these settings; reads the certificate files.
 ///
-/// With `sslmode=disable` no file is read, and the configuration is there only to be of the right type.
+/// With `sslmode=disable`, and where TLS cannot be `wanted` (a socket), no file is read, and the configuration is there
+/// only to be of the right type.
 ///
 /// # Errors
 /// A file that cannot be read or does not hold what it should; a private key that others may read.
-pub(super) fn client_config(settings: &TlsSettings) -> Result<ClientConfig, StepError> {
+pub(super) fn client_config(settings: &TlsSettings, wanted: bool) -> Result<ClientConfig, StepError> {
     let provider = Arc::new(ring::default_provider());
-    let off = settings.mode == SslMode::Disable;
+    let off = !wanted || settings.mode == SslMode::Disable;
     let verification = if off { Verification::KeyOnly } else { verification(settings, &provider)? };
     let versions: Vec<&'static SupportedProtocolVersion> =
         [(TlsVersion::V1_2, &version::TLS12), (TlsVersion::V1_3, &version::TLS13)]
