@@ -1,5 +1,8 @@
 //! End-to-end tests, one program.
 
+mod certificates;
 mod cluster;
 mod env;
 mod fakes;
+mod live_connections;
+mod live_tls;
