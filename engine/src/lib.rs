@@ -20,6 +20,7 @@ pub mod schedule;
 pub mod secret;
 pub mod source;
 pub mod spelling;
+pub mod sql;
 pub mod state;
 pub mod tool;
 pub mod yaml;
