@@ -27,13 +27,13 @@ pub enum Problem {
     /// A statement (or a comment, or a line of psql) is longer than the limit, in bytes.
     #[error("a statement is longer than the limit of {0} bytes")]
     TooLong(usize),
-    /// A psql command that no dump contains; shortened.
+    /// A psql command that no dump contains, or with arguments that none contains.
     #[error("unsupported psql command `{0}`")]
     Command(String),
     /// A backslash inside a statement, outside of strings.
     #[error("a psql command inside a statement")]
     CommandInside,
-    /// `\restrict` and `\unrestrict` that do not belong together, or another command between them.
+    /// `\restrict` and `\unrestrict` that do not belong together, or this command between them.
     #[error("`{0}` does not fit the dump's `\\restrict` line")]
     Restricted(String),
     /// Text on the line of `COPY … FROM stdin;` behind the semicolon.

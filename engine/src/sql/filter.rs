@@ -142,7 +142,7 @@ impl Filter {
             for one in &uses {
                 match &one.part {
                     Part::Clause { span } => change.cut(span.clone(), Reason::NoOwner),
-                    Part::Subject | Part::Member { .. } => change.drop(Reason::NoOwner),
+                    Part::Subject | Part::Member { .. } | Part::Session { .. } => change.drop(Reason::NoOwner),
                 }
             }
         }
@@ -164,6 +164,8 @@ impl Filter {
             match &one.part {
                 Part::Subject => change.drop(reason),
                 Part::Clause { span } => change.cut(span.clone(), reason),
+                // Dropping the statement would leave the session with the role of the objects before.
+                Part::Session { own } => change.put(one.span.clone(), own.as_bytes().to_vec(), reason),
                 Part::Member { list, clause } => {
                     change.because(reason.clone());
                     if lists_done.contains(list) {

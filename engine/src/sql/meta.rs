@@ -45,14 +45,14 @@ impl MetaCommand {
     pub(super) fn parse(line: &[u8]) -> Result<Self, Problem> {
         let text = String::from_utf8_lossy(line);
         let text = text.trim_end_matches(['\r', '\n']);
-        let unknown = || Problem::Command(text.chars().take(60).collect());
-        let (word, rest) = text.split_once(' ').ok_or_else(unknown)?;
+        let unknown = || Problem::Command(word(text));
+        let (command, rest) = text.split_once(' ').ok_or_else(unknown)?;
         let rest = rest.trim();
         let one = || {
             let plain = !rest.is_empty() && rest.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-');
             plain.then(|| rest.to_owned()).ok_or_else(unknown)
         };
-        match word {
+        match command {
             "\\restrict" => Ok(Self::Restrict { key: one()? }),
             "\\unrestrict" => Ok(Self::Unrestrict { key: one()? }),
             "\\encoding" => Ok(Self::Encoding { name: one()? }),
@@ -66,6 +66,11 @@ impl MetaCommand {
             _ => Err(unknown()),
         }
     }
+}
+
+/// Returns the command of a line without its arguments, which may hold a password.
+pub(super) fn word(line: &str) -> String {
+    line.split_whitespace().next().unwrap_or_default().chars().take(30).collect()
 }
 
 /// Reads psql's one argument: a plain word as it is, or `"…"` with `""` for a quote.

@@ -8,7 +8,7 @@
 use super::dump::{DumpFacts, Entry};
 use super::error::{Problem, ReadError};
 use super::lexer::Quoting;
-use super::meta::{Meta, MetaCommand};
+use super::meta::{self, Meta, MetaCommand};
 use super::scanner::{Scanner, Step};
 use super::statement::Statement;
 
@@ -305,8 +305,8 @@ impl Reader {
             (_, None) => true,
         };
         if !fits {
-            let line = String::from_utf8_lossy(&self.pending()[..end]).trim_end().chars().take(60).collect();
-            return Err(self.error(Problem::Restricted(line), 0));
+            let word = meta::word(&String::from_utf8_lossy(&self.pending()[..end]));
+            return Err(self.error(Problem::Restricted(word), 0));
         }
         match &command {
             MetaCommand::Restrict { key } => self.restricted = Some(key.clone()),

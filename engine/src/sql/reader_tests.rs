@@ -219,10 +219,10 @@ fn what_is_unfinished_is_named_with_its_line() {
 #[test]
 fn commands_of_psql() {
     assert_eq!(texts(b"\\restrict aB1\nSELECT 1;\n\\unrestrict aB1\n\\connect db\n").len(), 4);
-    let restricted = |line: &str| (Problem::Restricted(line.to_owned()), 2);
-    assert_eq!(problem(b"\\restrict a\n\\connect db\n"), restricted("\\connect db"));
-    assert_eq!(problem(b"\\restrict a\n\\unrestrict b\n"), restricted("\\unrestrict b"));
-    assert_eq!(problem(b"SELECT 1;\n\\! id\n"), (Problem::Command("\\! id".into()), 2));
+    let restricted = |word: &str| (Problem::Restricted(word.to_owned()), 2);
+    assert_eq!(problem(b"\\restrict a\n\\connect db\n"), restricted("\\connect"));
+    assert_eq!(problem(b"\\restrict a\n\\unrestrict b\n"), restricted("\\unrestrict"));
+    assert_eq!(problem(b"SELECT 1;\n\\! id\n"), (Problem::Command("\\!".into()), 2));
     assert_eq!(problem(b"SELECT 1 \\gexec\n"), (Problem::CommandInside, 1));
 }
 

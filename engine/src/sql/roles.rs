@@ -23,6 +23,8 @@ pub(super) enum Part {
     Member { list: Range<usize>, clause: Option<Range<usize>> },
     /// These bytes can go, and the statement stays whole.
     Clause { span: Range<usize> },
+    /// The role of the session; this keyword in its place stands for the role that connected.
+    Session { own: &'static str },
 }
 
 /// An option of `CREATE ROLE` and `ALTER ROLE`.
@@ -266,10 +268,10 @@ impl Finder<'_, '_> {
     fn set(&mut self) {
         let at = if self.t.any(1, &["LOCAL", "SESSION SESSION", "SESSION ROLE"]) { 2 } else { 1 };
         if self.t.are(at, "SESSION AUTHORIZATION") {
-            self.subject(at + 2);
+            self.push(at + 2, Part::Session { own: "DEFAULT" });
         } else if self.t.are(at, "ROLE") {
             let operator = self.t.is_symbol(at + 1, b'=') || self.t.are(at + 1, "TO");
-            self.subject(at + 1 + usize::from(operator));
+            self.push(at + 1 + usize::from(operator), Part::Session { own: "NONE" });
         }
     }
 }
@@ -285,6 +287,7 @@ mod tests {
             Part::Subject => "subject",
             Part::Member { .. } => "member",
             Part::Clause { .. } => "clause",
+            Part::Session { .. } => "session",
         };
         uses(&tokens).iter().filter_map(|one| Some((one.name.clone()?, part(&one.part)))).collect()
     }
@@ -312,9 +315,9 @@ mod tests {
             ("CREATE POLICY p ON s.t USING (to_b(1));", ""),
             ("ALTER POLICY p ON s.t RENAME TO a;", ""),
             ("CREATE USER MAPPING IF NOT EXISTS FOR a SERVER s;", "a:subject"),
-            ("SET SESSION AUTHORIZATION 'a';", "a:subject"),
+            ("SET SESSION AUTHORIZATION 'a';", "a:session"),
             ("SET SESSION AUTHORIZATION DEFAULT;", ""),
-            ("SET ROLE a;", "a:subject"),
+            ("SET ROLE a;", "a:session"),
             ("COMMENT ON ROLE a IS 'x';", "a:subject"),
             ("SECURITY LABEL FOR p ON ROLE a IS 'x';", "a:subject"),
             ("REASSIGN OWNED BY a TO b;", "a:member b:subject"),

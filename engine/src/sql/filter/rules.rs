@@ -17,9 +17,9 @@ pub struct FilterRules {
     ///
     /// Dropped: `CREATE`, `ALTER`, `DROP`, `COMMENT ON` and `SECURITY LABEL ON ROLE`, settings of the role, its
     /// memberships and members, `OWNER TO` it (the object then belongs to the restoring role), its user mappings,
-    /// `ALTER DEFAULT PRIVILEGES FOR ROLE` it, `SET SESSION AUTHORIZATION` and `SET ROLE` to it. From lists (grantees,
-    /// members, `CREATE POLICY … TO`) only the role goes, and the statement when no other is left. Clauses that name it
-    /// (`GRANTED BY`, `AUTHORIZATION`, `OWNER =`) are taken out.
+    /// `ALTER DEFAULT PRIVILEGES FOR ROLE` it. From lists (grantees, members, `CREATE POLICY … TO`) only the role goes,
+    /// and the statement when no other is left. Clauses that name it (`GRANTED BY`, `AUTHORIZATION`, `OWNER =`) are
+    /// taken out. `SET SESSION AUTHORIZATION` and `SET ROLE` to it return to the restoring role.
     pub reserved_roles: Vec<String>,
     /// Roles that keep the password they have on the target: their `PASSWORD` clauses are taken out.
     pub drop_passwords_of: Vec<String>,

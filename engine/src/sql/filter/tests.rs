@@ -73,7 +73,6 @@ fn every_reference_to_a_reserved_role_goes() {
         "ALTER TABLE public.t OWNER TO aptible;",
         "ALTER DEFAULT PRIVILEGES FOR ROLE aptible IN SCHEMA s GRANT SELECT ON TABLES TO app;",
         "ALTER DEFAULT PRIVILEGES FOR ROLE app IN SCHEMA s GRANT SELECT ON TABLES TO postgres;",
-        "SET SESSION AUTHORIZATION 'aptible';",
         "CREATE POLICY p ON public.t TO aptible USING (true);",
         "CREATE USER MAPPING FOR postgres SERVER s OPTIONS (password 'x');",
     ] {
@@ -92,6 +91,8 @@ fn every_reference_to_a_reserved_role_goes() {
         ),
         ("CREATE ROLE app IN ROLE aptible LOGIN;", "CREATE ROLE app LOGIN;"),
         ("DROP ROLE aptible, app;", "DROP ROLE app;"),
+        ("SET SESSION AUTHORIZATION 'aptible';", "SET SESSION AUTHORIZATION DEFAULT;"),
+        ("SET LOCAL ROLE TO aptible;", "SET LOCAL ROLE TO NONE;"),
     ] {
         assert_eq!(after(&reserved, sql), expected);
     }
@@ -241,4 +242,106 @@ fn a_cluster_dump_without_its_reserved_roles() {
     let listing: Vec<_> =
         report.removals.iter().map(|r| format!("{} {:?} {}", r.line, r.action, r.statement)).collect();
     insta::assert_snapshot!("removals", listing.join("\n"));
+}
+
+const WORDS: &[&str] = &[
+    "CREATE",
+    "ALTER",
+    "DROP",
+    "GRANT",
+    "REVOKE",
+    "SET",
+    "SELECT",
+    "COMMENT",
+    "ON",
+    "ROLE",
+    "aptible",
+    "\"a",
+    "\"b\"",
+    "TO",
+    "FROM",
+    ",",
+    "(",
+    ")",
+    ".",
+    "=",
+    ";",
+    "'x'",
+    "'y",
+    "PASSWORD",
+    "WITH",
+    "OWNER",
+    "TABLE",
+    "COLUMN",
+    "pg_attver",
+    "IN",
+    "GRANTED",
+    "BY",
+    "DEFAULT",
+    "PRIVILEGES",
+    "FOR",
+    "SCHEMA",
+    "AUTHORIZATION",
+    "POLICY",
+    "DATABASE",
+    "TABLESPACE",
+    "FUNCTION",
+    "AS",
+    "GROUP",
+    "SESSION",
+    "set_config",
+    "pg_catalog",
+    "USER",
+    "MAPPING",
+    "OPTION",
+    "CONNECTION",
+    "VALID",
+    "INSERT",
+    "VALUES",
+    "-",
+    "$$",
+    "SUBSCRIPTION",
+    "REINDEX",
+    "TYPE",
+    "INDEX",
+    "TRIGGER",
+    "ADD",
+    "CONSTRAINT",
+    "IF",
+    "EXISTS",
+];
+
+proptest::proptest! {
+    #![proptest_config(proptest::prelude::ProptestConfig {
+        cases: 3000,
+        failure_persistence: None,
+        ..Default::default()
+    })]
+
+    #[test]
+    fn nonsense_is_survived(picks in proptest::collection::vec(0..WORDS.len(), 0..16)) {
+        let sql: Vec<_> = picks.iter().map(|&pick| WORDS[pick]).collect();
+        let sql = sql.join(" ");
+        let statement = Statement::new(sql.as_bytes());
+        let target = TargetAbilities {
+            unknown_column_options: names(&["pg_attver"]),
+            unknown_relation_options: names(&["pg_attver"]),
+            unknown_settings: names(&["aptible"]),
+            ..TargetAbilities::default()
+        };
+        let rules = FilterRules {
+            reserved_roles: names(&["aptible"]),
+            drop_passwords_of: names(&["b"]),
+            drop_role_attributes: names(&["VALID"]),
+            no_owner: true,
+            no_tablespaces: true,
+            target: Some(target),
+            ..FilterRules::default()
+        };
+        let filter = filter(rules);
+        let mut report = FilterReport::new(&filter);
+        report.note(&statement, &filter.judge(&statement));
+        drop((statement.kind(), statement.object(), statement.roles(), statement.setting()));
+        drop((statement.needs_autocommit(), statement.redacted(30)));
+    }
 }
