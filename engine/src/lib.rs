@@ -22,5 +22,6 @@ pub mod source;
 pub mod spelling;
 pub mod sql;
 pub mod state;
+pub mod template;
 pub mod tool;
 pub mod yaml;

@@ -67,6 +67,8 @@ pub enum SecretSource {
 pub struct Database {
     /// URL or key=value conninfo; empty = PG* variables and defaults.
     pub url: String,
+    /// Connection parameters beside the URL, by libpq keyword (`host`, `sslmode`); they win over it.
+    pub params: BTreeMap<String, String>,
     /// The password's template, kept out of the URL.
     pub password: Option<String>,
     /// What the server must be before the first step that uses it.
