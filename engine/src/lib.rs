@@ -4,6 +4,7 @@
 pub mod action;
 mod attempt;
 pub mod diagnostic;
+pub mod digest;
 pub mod error;
 pub mod event;
 pub mod facts;
@@ -22,6 +23,7 @@ pub mod source;
 pub mod spelling;
 pub mod sql;
 pub mod state;
+pub mod survey;
 pub mod template;
 pub mod tool;
 pub mod yaml;

@@ -14,6 +14,7 @@ pub mod pin;
 pub mod quote;
 mod refusal;
 mod resolve;
+pub mod rows;
 mod service;
 mod session;
 pub mod sqlstate;
