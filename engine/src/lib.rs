@@ -12,6 +12,7 @@ pub mod guard;
 pub mod journal;
 pub mod kinds;
 pub mod op;
+pub mod perform;
 pub mod plan;
 pub mod postgres;
 pub mod quantity;

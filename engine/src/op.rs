@@ -17,6 +17,22 @@ pub enum Op {
     Exec(Exec),
     /// Start a program that stays up while later steps run, and read its outputs when it is ready.
     Tunnel(Tunnel),
+    /// Put values into a configuration file where they stand, keeping everything else.
+    EditFile(EditFile),
+    /// Put a configuration file back as it was before it was edited.
+    RestoreFile {
+        /// The file.
+        path: PathBuf,
+        /// The copy that was kept of it.
+        backup: PathBuf,
+    },
+    /// Make a PostgreSQL server of pgplan's own on this machine and start it.
+    CreateCluster(CreateCluster),
+    /// Stop a server that pgplan made and remove its folder with all data.
+    RemoveCluster {
+        /// The folder that [`CreateCluster`] made.
+        folder: PathBuf,
+    },
     /// Ask a person for consent.
     Approve {
         /// What is asked.
@@ -52,9 +68,16 @@ pub struct Exec {
     /// Exit codes that mean success; empty = only 0.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub success_codes: Vec<i32>,
-    /// A check that tells whether the work is done already.
+    /// A check that tells whether the work is done already. What it captures are the outputs when it says yes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub done_if: Option<Box<Probe>>,
+    /// How long after a good end `done_if` may take to say yes, in milliseconds; absent = it is not asked again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub confirm_within_ms: Option<u64>,
+    /// Whether arguments may hold secrets, which other users of the machine can see while the program runs: for
+    /// platforms whose command line takes the value in no other way.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub secret_argv: bool,
 }
 
 /// A program whose run answers a yes-or-no question without changing anything.
@@ -65,6 +88,21 @@ pub struct Probe {
     /// What its trimmed standard output must be for "yes"; absent = exit code 0 is enough.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stdout: Option<String>,
+    /// What must be found in its output for "yes", too.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub found: Option<Found>,
+}
+
+/// A value that must be found in what a program printed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Found {
+    /// How it is found.
+    pub parse: Parse,
+    /// Which entry of the map, where a map is found; a missing entry is "no".
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub entry: Option<String>,
+    /// The values that mean "yes"; numbers are compared as they are written.
+    pub values: Vec<Text>,
 }
 
 /// A value taken from what a program printed.
@@ -91,6 +129,65 @@ pub enum Parse {
     Regex(String),
     /// All matches of a regular expression with groups `key` and `value`, as a map (`ps:scale` tables and the like).
     Pairs(String),
+    /// A map from a list of JSON objects on standard output.
+    JsonPairs {
+        /// A JSON pointer to the list; empty = the whole document.
+        #[serde(default)]
+        list: String,
+        /// A JSON pointer, in each object, to the key.
+        key: String,
+        /// A JSON pointer, in each object, to the value.
+        value: String,
+    },
+    /// The number of lines of standard output that are not empty.
+    Lines,
+}
+
+/// Values to put into a configuration file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EditFile {
+    /// The file, absolute.
+    pub path: PathBuf,
+    /// How it is written.
+    pub format: FileFormat,
+    /// What is put in: key → value; a dotted key of a format with tables leads into them.
+    pub set: BTreeMap<String, Text>,
+    /// Where a copy of the file as it was is kept.
+    pub backup: PathBuf,
+}
+
+/// How a configuration file is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum FileFormat {
+    /// `KEY=value` lines, as a shell, systemd and the dotenv libraries read them; values are quoted where needed.
+    Env,
+    /// `KEY=value` lines as `docker run --env-file` reads them: quotes would become part of the value.
+    DockerEnv,
+    /// TOML; a dotted key leads into tables.
+    Toml,
+}
+
+/// A PostgreSQL server to make on this machine.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CreateCluster {
+    /// Major version; its server programs must be installed.
+    pub version: u32,
+    /// The folder that is made for it: data, log, socket and password file; absolute.
+    pub folder: PathBuf,
+    /// The port on the loopback; absent = a free one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub port: Option<u16>,
+    /// The system user it runs as when pgplan runs as root; absent = `postgres`, else `nobody`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub run_as: Option<String>,
+    /// The superuser's name.
+    pub superuser: String,
+    /// `initdb --locale`.
+    pub locale: String,
+    /// Lines of `postgresql.conf`: setting → value.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub settings: BTreeMap<String, String>,
 }
 
 /// A long-running program: an SSH forward, `aptible db:tunnel`, a port-forward.

@@ -49,6 +49,9 @@ impl Redactor {
     /// Looks for this secret from now on; of a URL also for the password alone.
     pub fn add(&self, name: &str, value: &SecretString) {
         let value = value.expose_secret();
+        if self.known.read().unwrap_or_else(PoisonError::into_inner).spellings.contains_key(value) {
+            return;
+        }
         let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
         known.add(name, value);
         for line in value.lines().filter(|line| *line != value) {

@@ -16,6 +16,7 @@ mod tests;
 pub use capture::{Captured, Stream};
 pub use clients::{Client, Clients, Places};
 pub use running::{Finished, Running};
+pub(crate) use running::{ending, last_lines};
 
 use std::{
     ffi::OsString,
@@ -53,6 +54,7 @@ pub struct Program {
     args: Vec<OsString>,
     env: Vec<(String, SecretString)>,
     cwd: Option<PathBuf>,
+    user: Option<(u32, u32)>,
     stdin: Input,
     pgpass: Option<SecretString>,
     time_limit: Option<Duration>,
@@ -81,6 +83,7 @@ impl Program {
             args: Vec::new(),
             env: Vec::new(),
             cwd: None,
+            user: None,
             stdin: Input::Nothing,
             pgpass: None,
             time_limit: None,
@@ -121,6 +124,13 @@ impl Program {
     #[must_use]
     pub fn cwd(mut self, folder: impl Into<PathBuf>) -> Self {
         self.cwd = Some(folder.into());
+        self
+    }
+
+    /// Returns the program run as this user and group, without any further groups; only root may do so.
+    #[must_use]
+    pub fn user(mut self, uid: u32, gid: u32) -> Self {
+        self.user = Some((uid, gid));
         self
     }
 
@@ -192,6 +202,10 @@ impl Program {
         }
         if let Some(folder) = &self.cwd {
             command.current_dir(folder);
+        }
+        if let Some((uid, gid)) = self.user {
+            // With a user given, the standard library drops root's further groups, too.
+            command.gid(gid).uid(uid);
         }
         command.stdin(if matches!(self.stdin, Input::Nothing) { Stdio::null() } else { Stdio::piped() });
         let mut child = command.spawn().map_err(|error| not_started(&self.shown, &self.program, &error))?;
