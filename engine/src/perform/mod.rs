@@ -10,7 +10,10 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    action::Output,
     error::{ErrorKind, StepError},
+    op::Op,
+    postgres::ConnInfo,
     redact::Redactor,
     secret::Text,
     tool::Clients,
@@ -20,6 +23,7 @@ pub mod cluster;
 pub mod edit;
 pub mod exec;
 mod parse;
+mod remember;
 pub mod tunnel;
 
 /// What carrying out one action needs to know, besides its operation.
@@ -43,12 +47,33 @@ pub struct PerformCx {
     pub progress: Progress,
     /// The values of secrets.
     pub secrets: Arc<dyn Reveal + Send + Sync>,
+    /// The addresses of the plan's databases.
+    pub databases: Arc<dyn Databases + Send + Sync>,
     /// Takes secrets out of what programs print.
     pub redactor: Arc<Redactor>,
     /// The tunnels that run.
     pub held: Arc<tunnel::Held>,
     /// The installed PostgreSQL programs.
     pub clients: Arc<Clients>,
+}
+
+/// Carries out one operation.
+///
+/// # Errors
+/// Those of the operation's own function.
+pub async fn perform(op: &Op, cx: &PerformCx) -> Result<Output, StepError> {
+    match op {
+        Op::Exec(op) => exec::exec(op, cx).await,
+        Op::Tunnel(op) => tunnel::open(op, cx).await,
+        Op::EditFile(op) => edit::edit(op, cx).await,
+        Op::RestoreFile { path, backup } => edit::restore(path, backup).await,
+        Op::CreateCluster(op) => cluster::create(op, cx).await,
+        Op::RemoveCluster { folder } => cluster::remove(folder, cx).await,
+        Op::Remember { values, file } => remember::remember(values, file.as_deref(), cx),
+        Op::Approve { .. } => {
+            Err(StepError::new(ErrorKind::Internal, "a question is put by the world, not by the performer"))
+        }
+    }
 }
 
 /// Gives the values of secrets by the names they have in the plan: `secrets.old`, `steps.tunnel.outputs.url`.
@@ -58,6 +83,15 @@ pub trait Reveal {
     /// # Errors
     /// When it cannot be had: not resolved, or an output that lived in another process.
     fn reveal(&self, name: &str) -> Result<SecretString, StepError>;
+}
+
+/// Gives the addresses of the plan's databases by their names.
+pub trait Databases {
+    /// Returns how to connect, password included.
+    ///
+    /// # Errors
+    /// When the plan has no such database, its address is wrong, or a secret in it cannot be had.
+    fn conninfo(&self, name: &str) -> Result<ConnInfo, StepError>;
 }
 
 impl PerformCx {
@@ -148,6 +182,12 @@ pub(crate) mod testing {
         }
     }
 
+    impl Databases for Known {
+        fn conninfo(&self, name: &str) -> Result<ConnInfo, StepError> {
+            Err(StepError::new(ErrorKind::Internal, format!("there is no database `{name}`")))
+        }
+    }
+
     /// Returns surroundings that know these secrets, for the step `step`.
     pub(crate) fn cx(secrets: &[(&str, &str)]) -> PerformCx {
         let secrets = secrets.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
@@ -161,6 +201,7 @@ pub(crate) mod testing {
             cancel: CancellationToken::new(),
             progress: Progress::silent(),
             secrets: Arc::new(Known(secrets)),
+            databases: Arc::new(Known(BTreeMap::new())),
             redactor: Arc::new(Redactor::new()),
             held: Arc::default(),
             clients: Arc::default(),

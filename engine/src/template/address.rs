@@ -6,6 +6,9 @@ use std::collections::BTreeMap;
 
 use crate::secret::{self, Encoding, ExposeSecret, Part, SecretString, Text};
 
+/// The key of an address that is one secret as a whole: the URL that a tunnel or a platform gave.
+const WHOLE: &str = "url";
+
 /// Connection parameters by their libpq keyword (`host`, `port`, `user`, `dbname`, `password`, `sslmode`, …).
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Address {
@@ -20,6 +23,9 @@ impl Address {
     /// A sentence about what is wrong; it never repeats the text.
     pub fn parse(marked: &str) -> Result<Self, String> {
         let text = marked.trim();
+        if let Some(whole) = Text::from_marked(text).ok().filter(|text| matches!(text.parts(), [Part::Secret { .. }])) {
+            return Ok(Self { params: BTreeMap::from([(WHOLE.to_owned(), whole)]) });
+        }
         let params = match text.strip_prefix("postgresql://").or_else(|| text.strip_prefix("postgres://")) {
             Some(rest) => url(rest)?,
             None if text.contains("://") => return Err("the address must begin with postgres://".to_owned()),
@@ -31,6 +37,9 @@ impl Address {
     /// Returns a URL with the password as the marker `databases.NAME.password`, so that it can be put anywhere.
     #[must_use]
     pub fn url(&self, database: &str) -> String {
+        if self.params.contains_key(WHOLE) {
+            return secret::marker(&format!("databases.{database}.url"), Encoding::Raw);
+        }
         let part = |key: &str| self.params.get(key).map(encode);
         let mut url = "postgresql://".to_owned();
         let password = self.params.get("password").map(|_| password_marker(database, Encoding::Url));
@@ -80,6 +89,14 @@ impl Address {
     /// Whatever `value` returns for a secret that cannot be had.
     pub fn conninfo<E>(&self, mut value: impl FnMut(&str) -> Result<SecretString, E>) -> Result<SecretString, E> {
         let mut list = String::new();
+        if let Some(whole) = self.params.get(WHOLE) {
+            let text = whole.reveal(&mut value)?;
+            // What cannot be read is reported, without repeating it, by whoever opens the connection.
+            let Ok(mut address) = Self::parse(text.expose_secret()) else { return Ok(text) };
+            let others = self.params.iter().filter(|(key, _)| *key != WHOLE);
+            address.params.extend(others.map(|(key, text)| (key.clone(), text.clone())));
+            return address.conninfo(value);
+        }
         for (key, text) in &self.params {
             let revealed = text.reveal(&mut value)?;
             let escaped = revealed.expose_secret().replace('\\', "\\\\").replace('\'', "\\'");
