@@ -5,6 +5,7 @@ pub mod action;
 mod attempt;
 pub mod diagnostic;
 pub mod digest;
+pub mod document;
 pub mod error;
 pub mod event;
 pub mod facts;

@@ -21,8 +21,14 @@ pub struct Plan {
     pub databases: BTreeMap<String, Database>,
     /// Steps in the order of the file; `needs` point at ids in this list, without a cycle.
     pub steps: Vec<Step>,
+    /// What comes before what, and why; `needs` of the steps and the reasons found by the check.
+    pub edges: Vec<Edge>,
     /// How many actions may run at once over all steps.
     pub max_parallel: usize,
+    /// Where the journal is, as the plan says it (a template): a path or a `postgres://` URL.
+    pub state: Option<Node>,
+    /// The longest downtime that the plan's author accepts.
+    pub downtime_budget: Option<Duration>,
     /// What happens after a step failed.
     pub on_failure: OnFailure,
     /// Digest over all that matters (hex blake3): steps, databases, variables, files referred to; not names,
@@ -36,6 +42,32 @@ impl Plan {
     pub fn step(&self, id: &str) -> Option<&Step> {
         self.steps.iter().find(|step| step.id == id)
     }
+}
+
+/// One step comes before another.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Edge {
+    /// The step that comes first.
+    pub from: String,
+    /// The step that comes after it.
+    pub to: String,
+    /// Why.
+    pub reason: Reason,
+}
+
+/// Why one step comes before another. Artifacts and references never add an order of their own: the check demands
+/// that `needs` has it already.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Reason {
+    /// `needs` says so.
+    Declared,
+    /// It stands before it in the file.
+    Order,
+    /// It makes what the other takes.
+    Artifact,
+    /// The other names its outputs.
+    Reference,
 }
 
 /// Where a secret is, never what it is.
@@ -81,8 +113,9 @@ pub struct Database {
     pub place: Place,
 }
 
-/// What a server must be.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+/// What a server must be before the first step that uses it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Deserialize, schemars::JsonSchema)]
+#[serde(deny_unknown_fields)]
 pub struct Expect {
     /// Major version.
     pub major: Option<u32>,
@@ -91,7 +124,8 @@ pub struct Expect {
 }
 
 /// What happens after a step failed.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "snake_case")]
 pub enum OnFailure {
     /// Nothing more is started; the run stays resumable.
     #[default]

@@ -2,6 +2,8 @@
 //!
 //! A kind decides and never does: [`Kind::looks`] says what must be known, [`Kind::actions`] turns the facts into data.
 
+use std::sync::LazyLock;
+
 use serde::de::DeserializeOwned;
 
 use crate::{
@@ -10,9 +12,26 @@ use crate::{
     facts::{Facts, Look},
 };
 
+pub mod approve;
 pub mod declare;
+mod registry;
 
 pub use declare::{Declarations, Handed, Use};
+use registry::entry;
+pub use registry::{Decoded, ErasedKind, KindEntry};
+
+/// Every kind, in the order of the reference.
+#[must_use]
+pub fn all() -> &'static [KindEntry] {
+    static ALL: LazyLock<Vec<KindEntry>> = LazyLock::new(|| vec![entry::<approve::Approve>()]);
+    &ALL
+}
+
+/// Returns the kind of this name.
+#[must_use]
+pub fn find(name: &str) -> Option<&'static KindEntry> {
+    all().iter().find(|kind| kind.name == name)
+}
 
 /// One kind of step. The type is the step's body as written under the kind's key, after templates were rendered.
 ///
