@@ -3,6 +3,7 @@
 
 pub mod action;
 mod attempt;
+pub mod check;
 pub mod diagnostic;
 pub mod digest;
 pub mod document;

@@ -9,7 +9,7 @@ mod step;
 use std::{path::Path, sync::Arc};
 
 pub use include::{load, load_text};
-pub use keys::{Needs, RetryKeys, Settings, StepKeys};
+pub use keys::{DowntimeGoal, Needs, RetryKeys, Settings, StepKeys};
 pub use question::{Question, Undo};
 pub use sections::{DatabaseKeys, PgpassKeys, SecretKeys, VarKeys, VarType};
 pub use step::{COMMON_KEYS, StepDecl};

@@ -9,18 +9,25 @@ use crate::diagnostic::Diagnostic;
 
 /// Returns `node` as a `T`.
 ///
-/// serde stops at the first value of the wrong type; here that entry is left out and the rest is read again, so that
-/// one report names every entry of the mapping that is wrong, and every key that `T` does not know.
-///
 /// # Errors
 /// Every problem found: `unknown_key`, `wrong_type`, `missing_key`, `secret_not_allowed` and their kin.
 pub fn decode<T: DeserializeOwned>(node: &Node) -> Result<T, Vec<Diagnostic>> {
+    match salvage(node) {
+        (Some(value), problems) if problems.is_empty() => Ok(value),
+        (_, problems) => Err(problems),
+    }
+}
+
+/// Returns what can be read of `node`, and all that is wrong with it.
+///
+/// serde stops at the first value of the wrong type; here that entry is left out and the rest is read again, so that
+/// one report names every entry of the mapping that is wrong, and every key that `T` does not know.
+pub fn salvage<T: DeserializeOwned>(node: &Node) -> (Option<T>, Vec<Diagnostic>) {
     let unknown_keys = RefCell::default();
     let result = T::deserialize(De { node, unknown_keys: &unknown_keys });
     let mut problems = unknown_keys.into_inner();
     let mut error = match result {
-        Ok(value) if problems.is_empty() => return Ok(value),
-        Ok(_) => return Err(problems),
+        Ok(value) => return (Some(value), problems),
         Err(error) => error,
     };
     let mut rest = node.clone();
@@ -33,15 +40,14 @@ pub fn decode<T: DeserializeOwned>(node: &Node) -> Result<T, Vec<Diagnostic>> {
         }
         match (entry, &mut rest.value) {
             (Some(entry), NodeValue::Map(entries)) => entries.retain(|(key, _)| key.text != entry),
-            _ => break,
+            _ => return (None, problems),
         }
         left_out = true;
         match T::deserialize(De { node: &rest, unknown_keys: &RefCell::default() }) {
-            Ok(_) => break,
+            Ok(value) => return (Some(value), problems),
             Err(next) => error = next,
         }
     }
-    Err(problems)
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ mod decode;
 mod parse;
 mod scalar;
 
-pub use decode::decode;
+pub use decode::{decode, salvage};
 pub use parse::{Limits, parse};
 
 use crate::source::Place;

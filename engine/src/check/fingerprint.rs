@@ -1,0 +1,121 @@
+//! Digests that tell whether a plan still means the same: over what is done, not over names, timeouts and retries.
+
+use std::path::{Path, PathBuf};
+
+use serde_json::{Value, json};
+
+use super::{bodies::place_of, steps::Draft};
+use crate::{
+    diagnostic::{Diagnostic, Problems},
+    plan::Plan,
+    source::Place,
+    template::{Scope, render},
+};
+
+/// Returns the digest of a step: its kind, its body as far as it is known, its items, its environment and the files it
+/// refers to. A file that cannot be read is reported.
+pub(super) fn of_step(draft: &Draft, folder: &Path, scope: &Scope, problems: &mut Problems) -> String {
+    let mut files: Vec<(PathBuf, Value)> = Vec::new();
+    for (path, key) in &draft.declared.files {
+        if path.to_string_lossy().contains("<known after ") {
+            continue;
+        }
+        match digest(&folder.join(path)) {
+            Ok(digest) => files.push((path.clone(), json!(digest))),
+            Err(error) => problems.push(unreadable(path, &error, place_of(draft, key))),
+        }
+    }
+    let late = |key: &str| draft.late(key).map(|node| render(node, scope).as_ref().unwrap_or(node).to_json());
+    of(&json!({
+        "kind": draft.decl.kind.name,
+        "body": draft.rendered,
+        "env": late("env"),
+        "undo": late("undo"),
+        "ensures": late("ensures"),
+        "for_each": late("for_each"),
+        "files": files.iter().map(|(path, digest)| json!([path, digest])).collect::<Vec<_>>(),
+    }))
+}
+
+fn unreadable(path: &Path, error: &std::io::Error, place: &Place) -> Diagnostic {
+    Diagnostic::error("file_not_found", format!("cannot read {}: {error}", path.display()))
+        .at(place, "named here")
+        .help("paths begin at the folder of the plan")
+}
+
+/// Returns the digest of a file's content; of a folder, of the names and contents of its files.
+fn digest(path: &Path) -> std::io::Result<String> {
+    let found = std::fs::metadata(path)?;
+    let mut hasher = blake3::Hasher::new();
+    if found.is_dir() {
+        let mut entries: Vec<PathBuf> =
+            std::fs::read_dir(path)?.map(|entry| entry.map(|entry| entry.path())).collect::<Result<_, _>>()?;
+        entries.sort();
+        for entry in entries.iter().filter(|entry| entry.is_file()) {
+            let name = entry.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            hasher.update(name.as_bytes()).update(b"\0").update(digest(entry)?.as_bytes());
+        }
+    } else if found.is_file() {
+        hasher.update_reader(std::fs::File::open(path)?)?;
+    } else {
+        return Err(std::io::Error::other("it is neither a file nor a folder"));
+    }
+    Ok(hasher.finalize().to_hex().to_string())
+}
+
+/// Returns the digest of a plan: its steps with their order, its databases, variables and where its secrets are.
+pub(super) fn of_plan(plan: &Plan) -> String {
+    let steps: Vec<Value> = plan
+        .steps
+        .iter()
+        .map(|step| {
+            json!([step.id, step.fingerprint, step.needs, step.condition.as_ref().map(crate::yaml::Node::to_json)])
+        })
+        .collect();
+    let databases: Vec<Value> = plan
+        .databases
+        .iter()
+        .map(|(name, database)| {
+            json!([name, database.url, database.params, database.expect.major, database.expect.empty, database.protect])
+        })
+        .collect();
+    let secrets: Vec<&String> = plan.secrets.keys().collect();
+    of(&json!({ "steps": steps, "databases": databases, "vars": plan.vars, "secrets": secrets }))
+}
+
+/// Returns the hex BLAKE3 digest of canonical JSON: keys sorted, no white space.
+fn of(value: &Value) -> String {
+    let mut text = String::new();
+    canonical(value, &mut text);
+    blake3::hash(text.as_bytes()).to_hex().to_string()
+}
+
+fn canonical(value: &Value, out: &mut String) {
+    match value {
+        Value::Array(items) => {
+            out.push('[');
+            for (index, item) in items.iter().enumerate() {
+                if index > 0 {
+                    out.push(',');
+                }
+                canonical(item, out);
+            }
+            out.push(']');
+        }
+        Value::Object(map) => {
+            let mut keys: Vec<&String> = map.keys().collect();
+            keys.sort();
+            out.push('{');
+            for (index, key) in keys.into_iter().enumerate() {
+                if index > 0 {
+                    out.push(',');
+                }
+                out.push_str(&Value::from(key.as_str()).to_string());
+                out.push(':');
+                canonical(&map[key], out);
+            }
+            out.push('}');
+        }
+        scalar => out.push_str(&scalar.to_string()),
+    }
+}

@@ -1,0 +1,113 @@
+use super::*;
+use crate::plan::Reason;
+
+fn checked(text: &str) -> Checked {
+    check_text("plan.yaml", PathBuf::from("."), text.to_owned(), &Options::default())
+}
+
+fn codes(text: &str) -> Vec<&'static str> {
+    checked(text).problems.iter().map(|problem| problem.code).collect()
+}
+
+const GOOD: &str = r#"
+version: 1
+name: small
+vars:
+  app: orders
+  jobs: { type: int, default: 4 }
+  bucket: "${{ vars.app }}-dumps"
+secrets:
+  old: { env: OLD }
+databases:
+  source: { url: "postgres://u@h/db", password: "${{ secrets.old }}", expect: { major: 15 } }
+on_failure: undo
+downtime: { budget: 5m }
+steps:
+  - approve: { message: "start ${{ vars.bucket }}?" }
+    timeout: 1h30m
+    retry: { attempts: 5, delay: 2s }
+  - id: more
+    needs: [approve]
+    approve: { message: "${{ databases.source.host }} ok?" }
+    if: vars.jobs > 3
+    for_each: [a, b]
+  - id: last
+    needs: more
+    approve: { message: "bye" }
+    run_on: always
+"#;
+
+#[test]
+fn a_good_plan_is_whole() {
+    let Checked { plan, problems } = checked(GOOD);
+    assert_eq!(problems, []);
+    let plan = plan.unwrap();
+    assert_eq!(plan.vars["bucket"], "orders-dumps");
+    assert_eq!(plan.steps.iter().map(|step| step.needs.join(",")).collect::<Vec<_>>(), ["", "approve", "more"]);
+    assert_eq!(plan.edges.len(), 2);
+    assert_eq!(plan.edges[0].reason, Reason::Declared);
+    assert_eq!(plan.steps[0].retry.attempts, 5);
+    assert_eq!(plan.downtime_budget, Some(std::time::Duration::from_secs(300)));
+}
+
+#[test]
+fn fingerprints_follow_what_is_done_only() {
+    let plan = |text: &str| checked(text).plan.unwrap();
+    let (one, same) =
+        (plan(GOOD), plan(&GOOD.replace("timeout: 1h30m", "timeout: 2h").replace("name: small", "name: x")));
+    assert_eq!(one.fingerprint, same.fingerprint);
+    let changed = plan(&GOOD.replace("app: orders", "app: invoices"));
+    assert_ne!(one.steps[0].fingerprint, changed.steps[0].fingerprint);
+    assert_eq!(one.steps[2].fingerprint, changed.steps[2].fingerprint);
+    assert_ne!(one.fingerprint, changed.fingerprint);
+}
+
+#[test]
+fn all_problems_of_a_file_in_one_report() {
+    let text = r#"
+version: 1
+nmae: x
+vars: { jobs: { type: int, default: many } }
+databases: { source: "postgres://u:pw@h/db" }
+steps:
+  - approev: { message: a }
+  - approve: { message: "${{ vars.nothing }}" }
+    needs: [nowhere]
+    timeout: 5
+  - approve: { mesage: a }
+    retry: { atempts: 1 }
+"#;
+    let expected = [
+        "unknown_key",
+        "var_type",
+        "password_in_clear",
+        "unknown_kind",
+        "undefined_variable",
+        "unknown_need",
+        "bad_value",
+        "duplicate_step",
+        "unknown_key",
+        "missing_key",
+        "unknown_key",
+    ];
+    assert_eq!(codes(text), expected);
+}
+
+#[test]
+fn a_circle_is_shown_whole() {
+    let text = "version: 1\nsteps:\n  - { id: a, needs: c, approve: { message: m } }\n  - { id: b, approve: { message: m } }\n  - { id: c, approve: { message: m } }\n";
+    let problems = checked(text).problems;
+    assert_eq!(problems[0].message, "these steps wait for each other: `a` → `c` → `b` → `a`");
+    assert_eq!(problems[0].labels.len(), 3);
+}
+
+#[test]
+fn ten_thousand_steps() {
+    use std::fmt::Write as _;
+    let mut text = "version: 1\nvars: { app: orders }\nsteps:\n".to_owned();
+    for step in 0..10_000 {
+        writeln!(text, "  - id: s{step}\n    approve: {{ message: \"${{{{ vars.app }}}} {step}\" }}").unwrap();
+    }
+    let plan = checked(&text).plan.unwrap();
+    assert_eq!(plan.steps.len(), 10_000);
+}
