@@ -16,6 +16,7 @@ pub mod kinds;
 pub mod op;
 pub mod perform;
 pub mod plan;
+pub mod platforms;
 pub mod postgres;
 pub mod quantity;
 pub mod redact;

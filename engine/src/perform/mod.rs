@@ -22,7 +22,7 @@ use crate::{
 pub mod cluster;
 pub mod edit;
 pub mod exec;
-mod parse;
+pub(crate) mod parse;
 mod remember;
 pub mod tunnel;
 

@@ -12,7 +12,7 @@ use crate::{
 ///
 /// # Errors
 /// [`ErrorKind::Plan`] when a regular expression is not one.
-pub(super) fn read(parse: &Parse, stdout: &str, stderr: &str) -> Result<Option<Value>, StepError> {
+pub(crate) fn read(parse: &Parse, stdout: &str, stderr: &str) -> Result<Option<Value>, StepError> {
     let json = || serde_json::from_str::<Value>(stdout).ok();
     Ok(match parse {
         Parse::Trimmed => Some(stdout.trim()).filter(|text| !text.is_empty()).map(Value::from),
@@ -54,7 +54,7 @@ fn regex(pattern: &str) -> Result<Regex, StepError> {
 }
 
 /// Returns a value as text: a string as it is, anything else as JSON.
-pub(super) fn as_text(value: &Value) -> String {
+pub(crate) fn as_text(value: &Value) -> String {
     value.as_str().map_or_else(|| value.to_string(), str::to_owned)
 }
 

@@ -9,7 +9,7 @@
 mod address;
 mod names;
 mod scope;
-mod segments;
+pub(crate) mod segments;
 
 use std::{ops::Range, sync::LazyLock};
 

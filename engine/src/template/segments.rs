@@ -4,7 +4,7 @@ use std::ops::Range;
 
 /// A piece of a string.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Segment {
+pub(crate) enum Segment {
     /// Characters that stay as they are.
     Text(String),
     /// The bytes of an expression, without the braces and the blanks around it.
@@ -12,7 +12,7 @@ pub(super) enum Segment {
 }
 
 /// Returns whether `text` holds a template or an escaped one.
-pub(super) fn has_template(text: &str) -> bool {
+pub(crate) fn has_template(text: &str) -> bool {
     text.contains("${{")
 }
 
@@ -20,7 +20,7 @@ pub(super) fn has_template(text: &str) -> bool {
 ///
 /// # Errors
 /// The offset of a `${{` that is never closed.
-pub(super) fn split(text: &str) -> Result<Vec<Segment>, usize> {
+pub(crate) fn split(text: &str) -> Result<Vec<Segment>, usize> {
     let mut segments = Vec::new();
     let mut plain = String::new();
     let mut at = 0;
