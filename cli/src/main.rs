@@ -1,1 +1,58 @@
-fn main() {}
+//! `pgplan`, the command line over `pgplan_engine`.
+
+use std::{io, process::ExitCode};
+
+use clap::Parser;
+
+mod args;
+mod commands;
+mod exit;
+mod report;
+mod ui;
+
+use args::{Cli, Command};
+use exit::Exit;
+use ui::Ui;
+
+fn main() -> ExitCode {
+    let mut args = std::env::args_os().skip(1);
+    if args.next().is_some_and(|first| first == pgplan_engine::guard::SUBCOMMAND) {
+        let files: Vec<_> = args.collect();
+        return u8::try_from(pgplan_engine::guard::guard_main(&files)).map_or(ExitCode::FAILURE, ExitCode::from);
+    }
+    pgplan_engine::guard::enable_self();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            let code = if error.use_stderr() { Exit::BadInput } else { Exit::Done };
+            return if error.print().is_ok() { code.into() } else { Exit::Failed.into() };
+        }
+    };
+    tracing_subscriber::fmt()
+        .with_writer(io::stderr)
+        .with_env_filter(tracing_subscriber::EnvFilter::from_env("PGPLAN_LOG"))
+        .init();
+    let mut ui = Ui::new(cli.global.color);
+    match dispatch(&cli, &mut ui) {
+        Ok(exit) => exit.into(),
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Exit::Done.into(),
+        Err(error) => {
+            ui.fail(format!("cannot write the output: {error}"), "");
+            Exit::Failed.into()
+        }
+    }
+}
+
+fn dispatch(cli: &Cli, ui: &mut Ui) -> io::Result<Exit> {
+    let state = &cli.global.state;
+    match &cli.command {
+        Command::Plan(command) => command.run(ui, state),
+        Command::Apply(command) => command.run(ui, state),
+        Command::Status(command) => command.run(ui, state),
+        Command::Runs(command) => command.run(ui, state),
+        Command::Log(command) => command.run(ui, state),
+        Command::Resolve(command) => command.run(ui, state),
+        Command::Completions(command) => command.run(ui),
+        Command::Man(_) => commands::man::Man::run(ui),
+    }
+}

@@ -3,6 +3,8 @@
 //! Kinds build their actions from these; only `perform` carries them out. All of it is plain data that is journalled
 //! and saved, so a secret is only ever named ([`Text`]) and a database only referred to by its name in the plan.
 
+mod shown;
+
 use std::{collections::BTreeMap, path::PathBuf};
 
 use serde::{Deserialize, Serialize};

@@ -19,6 +19,7 @@ use crate::{
     error::{ErrorKind, StepError},
     event::{Event, EventKind, Holder, Outcome},
     journal::{Journal, JournalError, sqlite::next_event},
+    op::Op,
     plan::{Downtime, Plan, Step},
     schedule::{self, Busy, Next},
     state::{ActionStatus, IllegalMove, RunState, StepStatus},
@@ -73,6 +74,10 @@ pub struct Words {
 }
 
 impl Words {
+    pub(crate) fn new(step: &str, action: &str, to: UnboundedSender<Message>) -> Self {
+        Self { step: step.to_owned(), action: action.to_owned(), to }
+    }
+
     /// Says something; words after the run's end are lost, as nobody listens.
     pub fn say(&self, word: Word) {
         if self.to.send(Message::Said { step: self.step.clone(), action: self.action.clone(), word }).is_err() {
@@ -104,6 +109,13 @@ pub trait World: Send + Sync + 'static {
         step: &Step,
         outputs: Arc<BTreeMap<String, Outputs>>,
     ) -> impl Future<Output = Result<(), StepError>> + Send;
+
+    /// Returns what a step's own `undo` says; `None` when it has none, `Some(None)` when it says that nothing is to be
+    /// done.
+    ///
+    /// # Errors
+    /// When it cannot be rendered.
+    fn own_undo(&self, step: &Step, outputs: Arc<BTreeMap<String, Outputs>>) -> Result<Option<Option<Op>>, StepError>;
 
     /// Ends what actions have left running in this process: tunnels.
     fn close(&self) -> impl Future<Output = Vec<String>> + Send;
@@ -147,7 +159,7 @@ pub struct Wishes {
     pub run_dir: PathBuf,
 }
 
-enum Message {
+pub(crate) enum Message {
     Opened { step: String, result: Result<Opened, StepError> },
     Done { step: String, action: String, result: Result<Output, StepError>, took: Duration },
     Ensured { step: String, result: Result<(), StepError> },
@@ -157,9 +169,9 @@ enum Message {
 
 /// A run in this process: the plan, its journal and its state.
 pub struct Run<'a> {
-    plan: &'a Plan,
+    pub(crate) plan: &'a Plan,
     journal: &'a mut Journal,
-    state: RunState,
+    pub(crate) state: RunState,
     reporters: Vec<Box<dyn Reporter + 'a>>,
     memory: BTreeMap<String, Outputs>,
     busy: Busy,
@@ -453,7 +465,7 @@ impl<'a> Run<'a> {
             attempt,
             cancel: stop.child_token(),
             outputs: self.outputs(),
-            words: Words { step: step.to_owned(), action: action.to_owned(), to: sender.clone() },
+            words: Words::new(step, action, sender.clone()),
         };
         let (world, sender) = (Arc::clone(world), sender.clone());
         let (step, action) = (step.to_owned(), action.to_owned());
@@ -565,7 +577,7 @@ impl<'a> Run<'a> {
         memory.extend(secrets.map(|(name, value)| (name.clone(), value.clone())));
     }
 
-    fn outputs(&self) -> Arc<BTreeMap<String, Outputs>> {
+    pub(crate) fn outputs(&self) -> Arc<BTreeMap<String, Outputs>> {
         let mut outputs = self.state.outputs();
         for (step, secrets) in &self.memory {
             outputs.entry(step.clone()).or_default().extend(secrets.clone());
@@ -604,7 +616,7 @@ impl<'a> Run<'a> {
     }
 
     /// Makes events durable, moves the state on and tells the reporters, in this order.
-    fn record(&mut self, kinds: Vec<EventKind>) -> Result<(), RunError> {
+    pub(crate) fn record(&mut self, kinds: Vec<EventKind>) -> Result<(), RunError> {
         let mut last = self.state.seq;
         let mut events = Vec::with_capacity(kinds.len());
         for kind in kinds {
@@ -640,3 +652,7 @@ fn send(to: &UnboundedSender<Message>, message: Message) {
 fn step_fingerprints(plan: &Plan) -> BTreeMap<String, String> {
     plan.steps.iter().map(|step| (step.id.clone(), step.fingerprint.clone())).collect()
 }
+
+#[cfg(test)]
+#[path = "run_tests.rs"]
+mod tests;

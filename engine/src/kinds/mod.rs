@@ -78,4 +78,8 @@ pub struct ExpandCx<'a> {
     pub outputs: &'a std::collections::BTreeMap<String, Outputs>,
     /// Whether this is a dry run: what is not known becomes `known_after`, not an error.
     pub dry_run: bool,
+    /// The installed PostgreSQL client programs.
+    pub clients: &'a crate::tool::Clients,
+    /// The known platforms.
+    pub platforms: &'a crate::platforms::Platforms,
 }

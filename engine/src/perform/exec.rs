@@ -112,7 +112,7 @@ async fn confirm(check: &Probe, within: Duration, cx: &PerformCx) -> Result<(), 
             return Ok(());
         }
         if Instant::now() >= until {
-            let looked = command_line(&check.exec);
+            let looked = check.exec.command_line();
             let message = format!("the program ended well, but `{looked}` does not show what it should have done");
             return Err(StepError::new(ErrorKind::Verification, message)
                 .help("look at the application by hand; apply again when it is as it should be"));
@@ -121,27 +121,13 @@ async fn confirm(check: &Probe, within: Duration, cx: &PerformCx) -> Result<(), 
     }
 }
 
-/// Returns the command line as people would write it, secrets by name.
-pub(super) fn command_line(op: &Exec) -> String {
-    let word = |text: &crate::secret::Text| {
-        let shown = text.to_string();
-        let plain = |c: char| c.is_ascii_alphanumeric() || "_-./:@%+,=<>".contains(c);
-        if !shown.is_empty() && (shown.chars().all(plain) || text.is_tainted()) {
-            shown
-        } else {
-            format!("'{}'", shown.replace('\'', r"'\''"))
-        }
-    };
-    op.argv.iter().map(word).collect::<Vec<_>>().join(" ")
-}
-
 /// Returns the program with everything revealed, ready to be started; `keeps_secrets` holds back its lines.
 pub(super) fn program(op: &Exec, cx: &PerformCx) -> Result<Program, StepError> {
     let Some((first, rest)) = op.argv.split_first() else {
         return Err(StepError::new(ErrorKind::Plan, "there is no program to run: the list is empty"));
     };
     if !op.secret_argv && op.argv.iter().any(crate::secret::Text::is_tainted) {
-        let message = format!("a secret stands on the command line `{}`", command_line(op));
+        let message = format!("a secret stands on the command line `{}`", op.command_line());
         return Err(StepError::new(ErrorKind::Refused, message)
             .help("every user of this machine could read it there; give it by `env` or `stdin`"));
     }
@@ -153,7 +139,7 @@ pub(super) fn program(op: &Exec, cx: &PerformCx) -> Result<Program, StepError> {
     let path = Path::new(name.expose_secret());
     // A path is meant from the folder the program is started in, as a shell there would take it.
     let path = if path.components().count() > 1 { folder.join(path) } else { path.to_owned() };
-    let mut program = Program::new(path).shown(command_line(op)).cwd(folder);
+    let mut program = Program::new(path).shown(op.command_line()).cwd(folder);
     for arg in rest {
         program = program.arg(cx.reveal(arg)?.expose_secret());
     }

@@ -15,7 +15,11 @@ use crate::{
 ///
 /// # Errors
 /// When the file cannot be written.
-pub fn remember(values: &BTreeMap<String, Value>, file: Option<&Path>, cx: &PerformCx) -> Result<Output, StepError> {
+pub(super) fn remember(
+    values: &BTreeMap<String, Value>,
+    file: Option<&Path>,
+    cx: &PerformCx,
+) -> Result<Output, StepError> {
     if let Some(file) = file {
         let path = cx.run_dir.join(file);
         if let Some(folder) = path.parent() {

@@ -1,0 +1,77 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::{commands, ui::Color};
+
+/// Declarative migration and upgrade engine for PostgreSQL
+///
+/// A plan file names databases and ordered steps. `pgplan check` reads it, `pgplan plan` shows exactly what it would
+/// do, `pgplan apply` does it, survives being killed, and goes on where it stopped.
+#[derive(Debug, Parser)]
+#[command(name = "pgplan", version, max_term_width = 100, after_help = EXIT_CODES)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) global: Global,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+const EXIT_CODES: &str = "\
+Exit codes: 0 done, 1 a step failed, 2 bad plan or command line, 3 refused, 4 interrupted and resumable,
+            5 a person has to decide, 6 a check or verification found a blocker, 70 a bug in pgplan";
+
+/// Options of every command.
+#[derive(Debug, Args)]
+pub(crate) struct Global {
+    /// When to colour what is printed
+    #[arg(long, global = true, value_enum, default_value_t, value_name = "WHEN")]
+    pub(crate) color: Color,
+    /// Folder of the journal and the runs' files
+    #[arg(long, global = true, env = "PGPLAN_STATE", default_value = ".pgplan", value_name = "FOLDER")]
+    pub(crate) state: PathBuf,
+}
+
+/// The commands, one file each.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    Plan(commands::plan::PlanCommand),
+    Apply(commands::apply::Apply),
+    Status(commands::status::Status),
+    Runs(commands::runs::Runs),
+    Log(commands::log::Log),
+    Resolve(commands::resolve::Resolve),
+    Completions(commands::completions::Completions),
+    Man(commands::man::Man),
+}
+
+/// The plan that a command is about.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct PlanArgs {
+    /// The plan file
+    #[arg(value_name = "PLAN")]
+    pub(crate) file: PathBuf,
+    /// Set a variable of the plan
+    #[arg(long = "var", value_name = "NAME=VALUE")]
+    pub(crate) vars: Vec<String>,
+    /// Read a platform of your own
+    #[arg(long = "platform", value_name = "FILE")]
+    pub(crate) platforms: Vec<PathBuf>,
+}
+
+/// The run that a command is about.
+#[derive(Debug, Args)]
+pub(crate) struct RunArgs {
+    /// The run's id or the plan's name; default: the newest run
+    #[arg(value_name = "RUN")]
+    pub(crate) run: Option<String>,
+}
+
+/// Returns the process's environment, as far as it is text.
+pub(crate) fn environment() -> std::collections::BTreeMap<String, String> {
+    std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+        .collect()
+}

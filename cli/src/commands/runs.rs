@@ -1,0 +1,77 @@
+use std::path::Path;
+
+use clap::Args;
+use comfy_table::{Table, presets};
+use pgplan_engine::{journal::Journal, state::RunState};
+use serde_json::json;
+
+use super::journal_failed;
+use crate::{
+    exit::Exit,
+    report::summary::between,
+    ui::{Ui, duration},
+};
+
+/// List the runs in the journal
+#[derive(Debug, Args)]
+pub(crate) struct Runs {
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+impl Runs {
+    pub(crate) fn run(&self, ui: &mut Ui, folder: &Path) -> Result<Exit, std::io::Error> {
+        let states = match read(folder) {
+            Ok(states) => states,
+            Err(error) => return Ok(journal_failed(ui, &error)),
+        };
+        if self.json {
+            let list: Vec<_> = states
+                .iter()
+                .map(|state| {
+                    json!({
+                        "run": state.id, "plan": state.plan, "path": state.path, "status": word(state),
+                        "started_at": state.started_at, "last_at": state.last_at,
+                    })
+                })
+                .collect();
+            ui.data(format!("{}\n", serde_json::Value::from(list)))?;
+            return Ok(Exit::Done);
+        }
+        let mut table = Table::new();
+        table.load_style(presets::NOTHING).set_header(["run", "plan", "status", "started", "time"]);
+        for state in &states {
+            let started = state.started_at.map(|at| format!("{at:.0}")).unwrap_or_default();
+            let time = state.started_at.zip(state.last_at).map(|(from, to)| duration(between(from, to)));
+            table.add_row([&state.id, &state.plan, &word(state).to_owned(), &started, &time.unwrap_or_default()]);
+        }
+        ui.data(format!("{table}\n"))?;
+        Ok(Exit::Done)
+    }
+}
+
+fn read(folder: &Path) -> Result<Vec<RunState>, pgplan_engine::journal::JournalError> {
+    let Some(journal) = Journal::open_existing(folder)? else { return Ok(Vec::new()) };
+    let mut states = Vec::new();
+    for run in journal.runs()? {
+        let state = RunState::fold(&run.id, &journal.events(&run.id)?);
+        states.push(state.unwrap_or_else(|_| RunState { id: run.id, plan: run.plan, ..RunState::default() }));
+    }
+    Ok(states)
+}
+
+/// Returns how a run stands in one word.
+pub(crate) fn word(state: &RunState) -> &'static str {
+    use pgplan_engine::event::Outcome;
+    match state.outcome {
+        Some(Outcome::Succeeded) => "succeeded",
+        Some(Outcome::Failed) => "failed",
+        Some(Outcome::Paused) => "paused",
+        Some(Outcome::NeedsPerson) => "needs a person",
+        Some(Outcome::Undone) => "undone",
+        Some(Outcome::Abandoned) => "abandoned",
+        None if state.interrupted_by.is_some() => "interrupted",
+        None => "running or killed",
+    }
+}

@@ -1,0 +1,7 @@
+//! What people and programs see of a run.
+
+pub(crate) mod bar;
+pub(crate) mod json;
+pub(crate) mod line;
+pub(crate) mod preview;
+pub(crate) mod summary;

@@ -1,0 +1,129 @@
+//! Where output goes: stdout is data, stderr is for people.
+
+use std::{
+    fmt::Display,
+    io::{self, IsTerminal, Write},
+};
+
+use owo_colors::{OwoColorize, Style};
+use pgplan_engine::error::StepError;
+
+/// When to colour.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Color {
+    /// On a terminal, unless `NO_COLOR` is set.
+    #[default]
+    Auto,
+    /// Always.
+    Always,
+    /// Never.
+    Never,
+}
+
+/// The two ways out, with colour stripped where it does not belong.
+pub(crate) struct Ui {
+    out: anstream::AutoStream<io::Stdout>,
+    err: anstream::AutoStream<io::Stderr>,
+    /// Whether people watch: stderr is a terminal.
+    pub(crate) interactive: bool,
+}
+
+/// The meaning of a piece of text, from which its colour follows.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Tone {
+    /// It went well.
+    Good,
+    /// It failed.
+    Bad,
+    /// Look at it.
+    Warn,
+    /// Less important.
+    Dim,
+    /// A name or a heading.
+    Strong,
+}
+
+impl Ui {
+    /// Returns the ways out of this process.
+    pub(crate) fn new(color: Color) -> Self {
+        let choice = match color {
+            Color::Auto => anstream::ColorChoice::Auto,
+            Color::Always => anstream::ColorChoice::Always,
+            Color::Never => anstream::ColorChoice::Never,
+        };
+        Self {
+            out: anstream::AutoStream::new(io::stdout(), choice),
+            err: anstream::AutoStream::new(io::stderr(), choice),
+            interactive: io::stderr().is_terminal(),
+        }
+    }
+
+    /// Returns whether stderr shows colours.
+    pub(crate) fn colors_on_stderr(&self) -> bool {
+        !matches!(self.err.current_choice(), anstream::ColorChoice::Never)
+    }
+
+    /// Writes data to stdout.
+    pub(crate) fn data(&mut self, text: impl Display) -> io::Result<()> {
+        write!(self.out, "{text}")?;
+        self.out.flush()
+    }
+
+    /// Writes a line for people to stderr.
+    pub(crate) fn say(&mut self, text: impl Display) {
+        if writeln!(self.err, "{text}").is_err() {
+            // Nobody can be told that nobody can be told.
+            tracing::debug!("stderr is closed");
+        }
+    }
+
+    /// Writes a failure with its details and what to do.
+    pub(crate) fn error(&mut self, error: &StepError) {
+        self.say(format!("{} {}", paint("error:", Tone::Bad), error.message));
+        for line in error.details.iter().flat_map(|detail| detail.lines()) {
+            self.say(format!("  {line}"));
+        }
+        self.say(format!("{} {}", paint("help:", Tone::Strong), error.advice()));
+    }
+
+    /// Writes an error that is not about a step.
+    pub(crate) fn fail(&mut self, message: impl Display, help: &str) {
+        self.say(format!("{} {message}", paint("error:", Tone::Bad)));
+        if !help.is_empty() {
+            self.say(format!("{} {help}", paint("help:", Tone::Strong)));
+        }
+    }
+}
+
+/// Returns text in the colour of its tone; stripped on the way out where colours do not belong.
+pub(crate) fn paint(text: impl Display, tone: Tone) -> String {
+    let style = match tone {
+        Tone::Good => Style::new().green(),
+        Tone::Bad => Style::new().red().bold(),
+        Tone::Warn => Style::new().yellow(),
+        Tone::Dim => Style::new().dimmed(),
+        Tone::Strong => Style::new().bold(),
+    };
+    text.style(style).to_string()
+}
+
+/// Returns bytes as people read them, in binary units: `1.4 GiB`.
+pub(crate) fn bytes(count: u64) -> String {
+    indicatif::BinaryBytes(count).to_string()
+}
+
+/// Returns a count with thousands separated: `1,234,567`.
+pub(crate) fn count(number: u64) -> String {
+    indicatif::HumanCount(number).to_string()
+}
+
+/// Returns a duration as people read it: `340 ms`, `12.3 s`, `4 min 05 s`, `2 h 03 min`.
+pub(crate) fn duration(ms: u64) -> String {
+    let seconds = ms / 1000;
+    match ms {
+        0..1_000 => format!("{ms} ms"),
+        1_000..60_000 => format!("{seconds}.{} s", ms % 1000 / 100),
+        60_000..3_600_000 => format!("{} min {:02} s", seconds / 60, seconds % 60),
+        _ => format!("{} h {:02} min", seconds / 3600, seconds / 60 % 60),
+    }
+}

@@ -1,0 +1,57 @@
+//! Operations as the dry run shows them: the command line or SQL that would be used, secrets by name.
+
+use super::{EditFile, Exec, Op};
+use crate::secret::Text;
+
+impl Op {
+    /// Returns what a reader wants to see besides the action's title, line by line.
+    #[must_use]
+    pub fn shown(&self) -> Vec<String> {
+        match self {
+            Self::Exec(exec) => exec.shown(),
+            Self::Tunnel(tunnel) => tunnel.exec.shown(),
+            Self::EditFile(edit) => edit.shown(),
+            Self::RestoreFile { backup, .. } => vec![format!("from {}", backup.display())],
+            Self::CreateCluster(cluster) => vec![format!("in {}", cluster.folder.display())],
+            Self::RemoveCluster { folder } => vec![format!("rm -r {}", folder.display())],
+            Self::Approve { .. } | Self::Remember { .. } => Vec::new(),
+        }
+    }
+}
+
+impl Exec {
+    /// Returns the command line as people would type it, secrets by name.
+    #[must_use]
+    pub fn command_line(&self) -> String {
+        self.argv.iter().map(word).collect::<Vec<_>>().join(" ")
+    }
+
+    fn shown(&self) -> Vec<String> {
+        let env = self.env.iter().map(|(name, value)| format!("{name}={} ", word(value))).collect::<String>();
+        let mut lines = vec![format!("$ {env}{}", self.command_line())];
+        if let Some(check) = &self.done_if {
+            lines.push(format!("unless done: $ {}", check.exec.command_line()));
+        }
+        if self.secret_argv && self.argv.iter().any(Text::is_tainted) {
+            lines.push("other users of this machine can see the secret while the program runs".to_owned());
+        }
+        lines
+    }
+}
+
+impl EditFile {
+    fn shown(&self) -> Vec<String> {
+        self.set.iter().map(|(key, value)| format!("{}: {key} = {value}", self.path.display())).collect()
+    }
+}
+
+/// Returns an argument quoted for a shell where that is needed.
+fn word(text: &Text) -> String {
+    let shown = text.to_string();
+    let plain = |c: char| c.is_ascii_alphanumeric() || "_-./:@%+,=<>".contains(c);
+    if !shown.is_empty() && (shown.chars().all(plain) || text.is_tainted()) {
+        shown
+    } else {
+        format!("'{}'", shown.replace('\'', r"'\''"))
+    }
+}

@@ -1,0 +1,134 @@
+//! The dry run: what a plan would do, found out by read-only looks.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use serde::Serialize;
+
+use crate::{
+    action::ActionGraph,
+    error::StepError,
+    facts::ServerFacts,
+    plan::{Downtime, Plan, RunOn},
+    run::{Opened, World},
+    world::Real,
+};
+
+/// What a plan would do.
+#[derive(Debug, Serialize)]
+pub struct Preview {
+    /// The plan's name.
+    pub plan: String,
+    /// The plan file as it was named.
+    pub path: String,
+    /// Fingerprint of the whole plan.
+    pub fingerprint: String,
+    /// The servers that were looked at, by the database's name in the plan.
+    pub servers: BTreeMap<String, Server>,
+    /// The steps in the order of the plan.
+    pub steps: Vec<StepPreview>,
+}
+
+/// A server in a preview.
+#[derive(Debug, Clone, Serialize)]
+pub struct Server {
+    /// Address without the password.
+    pub label: String,
+    /// `server_version`.
+    pub version: String,
+    /// Identifies the cluster; absent where the role may not ask.
+    pub system_identifier: Option<u64>,
+    /// Databases that people use.
+    pub databases: usize,
+    /// Their size in bytes.
+    pub bytes: u64,
+}
+
+/// A step in a preview.
+#[derive(Debug, Serialize)]
+pub struct StepPreview {
+    /// The step's id.
+    pub id: String,
+    /// For people.
+    pub name: Option<String>,
+    /// The kind.
+    pub kind: &'static str,
+    /// The steps before it.
+    pub needs: Vec<String>,
+    /// When it runs with regard to them.
+    pub run_on: RunOn,
+    /// Whether the downtime begins or ends here.
+    pub downtime: Option<Downtime>,
+    /// Whether undo stops here.
+    pub point_of_no_return: bool,
+    /// Whether a failure would be tolerated.
+    pub continue_on_error: bool,
+    /// What it would do.
+    #[serde(flatten)]
+    pub outcome: StepOutcome,
+}
+
+/// What a step would do.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StepOutcome {
+    /// These actions.
+    Would(ActionGraph),
+    /// Nothing, for this reason.
+    Skipped(String),
+    /// It would fail already now.
+    Fails(StepError),
+}
+
+impl From<&ServerFacts> for Server {
+    fn from(facts: &ServerFacts) -> Self {
+        Self {
+            label: facts.label.clone(),
+            version: facts.version.clone(),
+            system_identifier: facts.system_identifier,
+            databases: facts.user_databases().count(),
+            bytes: facts.user_databases().map(|database| database.bytes).sum(),
+        }
+    }
+}
+
+/// Looks at everything the plan is about and lists what it would do; changes nothing.
+pub async fn preview(plan: &Arc<Plan>, world: &Real) -> Preview {
+    let nothing_done = Arc::new(BTreeMap::new());
+    let mut steps = Vec::with_capacity(plan.steps.len());
+    for step in &plan.steps {
+        let outcome = match world.open(step, Arc::clone(&nothing_done)).await {
+            Ok(Opened::Actions(graph)) => StepOutcome::Would(graph),
+            Ok(Opened::Skipped(reason)) => StepOutcome::Skipped(reason),
+            Err(error) => StepOutcome::Fails(error),
+        };
+        steps.push(StepPreview {
+            id: step.id.clone(),
+            name: step.name.clone(),
+            kind: step.kind,
+            needs: step.needs.clone(),
+            run_on: step.run_on,
+            downtime: step.downtime,
+            point_of_no_return: step.point_of_no_return,
+            continue_on_error: step.continue_on_error,
+            outcome,
+        });
+    }
+    Preview {
+        plan: plan.name.clone(),
+        path: plan.path.display().to_string(),
+        fingerprint: plan.fingerprint.clone(),
+        servers: world.servers_seen(),
+        steps,
+    }
+}
+
+impl Preview {
+    /// Returns the first error that a step would fail with already now.
+    #[must_use]
+    pub fn first_failure(&self) -> Option<(&str, &StepError)> {
+        self.steps.iter().find_map(|step| match &step.outcome {
+            StepOutcome::Fails(error) => Some((step.id.as_str(), error)),
+            StepOutcome::Would(_) | StepOutcome::Skipped(_) => None,
+        })
+    }
+}

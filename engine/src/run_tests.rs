@@ -1,0 +1,313 @@
+//! The loop against a scripted world: failures, retries, lost sessions, and a journal cut at every event.
+
+use std::{
+    collections::BTreeMap,
+    path::PathBuf,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use tokio_util::sync::CancellationToken;
+
+use super::*;
+use crate::{check, journal::sqlite::process_start};
+
+/// What a scripted action does at its next attempt.
+#[derive(Debug, Clone)]
+enum Act {
+    Succeed,
+    Fail(ErrorKind),
+    Hang,
+}
+
+#[derive(Default)]
+struct Scripted {
+    acts: Mutex<BTreeMap<String, Vec<Act>>>,
+    effects: BTreeMap<String, Effect>,
+    done: Mutex<Vec<String>>,
+    at_once: Mutex<(usize, usize)>,
+    per_step: usize,
+}
+
+impl Scripted {
+    fn new() -> Self {
+        Self { per_step: 1, ..Self::default() }
+    }
+
+    fn act(self, action: &str, acts: &[Act]) -> Self {
+        self.acts.lock().unwrap().insert(action.to_owned(), acts.to_vec());
+        self
+    }
+
+    fn effect(mut self, step: &str, effect: Effect) -> Self {
+        self.effects.insert(step.to_owned(), effect);
+        self
+    }
+
+    fn done(&self) -> Vec<String> {
+        self.done.lock().unwrap().clone()
+    }
+}
+
+impl World for Scripted {
+    async fn open(&self, step: &Step, _: Arc<BTreeMap<String, Outputs>>) -> Result<Opened, StepError> {
+        let effect = self.effects.get(&step.id).copied().unwrap_or(Effect::Restart);
+        let items = if step.for_each.is_some() { vec!["a/", "b/", "c/", "d/"] } else { vec![""] };
+        let mut actions = Vec::new();
+        for item in items {
+            for index in 0..self.per_step {
+                let op = Op::Approve { message: String::new() };
+                let action = Action::new(format!("{item}{index}"), format!("act {item}{index}"), op, effect);
+                actions.push(match index.checked_sub(1) {
+                    Some(before) => action.after([format!("{item}{before}")]),
+                    None => action,
+                });
+            }
+        }
+        Ok(Opened::Actions(ActionGraph::of(actions)))
+    }
+
+    async fn perform(&self, step: &Step, action: &Action, cx: ActionCx) -> Result<Output, StepError> {
+        let name = format!("{}/{}", step.id, action.id);
+        let act = {
+            let mut acts = self.acts.lock().unwrap();
+            let left = acts.get_mut(&name).filter(|left| !left.is_empty());
+            left.map_or(Act::Succeed, |left| left.remove(0))
+        };
+        {
+            let mut at_once = self.at_once.lock().unwrap();
+            at_once.0 += 1;
+            at_once.1 = at_once.1.max(at_once.0);
+        }
+        tokio::task::yield_now().await;
+        let result = match act {
+            Act::Succeed => {
+                self.done.lock().unwrap().push(name);
+                Ok(Output::default().with("n", 1))
+            }
+            Act::Fail(kind) => Err(StepError::new(kind, "scripted")),
+            Act::Hang => {
+                cx.cancel.cancelled().await;
+                Err(StepError::new(ErrorKind::Interrupted, "cancelled"))
+            }
+        };
+        self.at_once.lock().unwrap().0 -= 1;
+        result
+    }
+
+    async fn ensure(&self, _: &Step, _: Arc<BTreeMap<String, Outputs>>) -> Result<(), StepError> {
+        Ok(())
+    }
+
+    fn own_undo(&self, _: &Step, _: Arc<BTreeMap<String, Outputs>>) -> Result<Option<Option<Op>>, StepError> {
+        Ok(None)
+    }
+
+    async fn close(&self) -> Vec<String> {
+        Vec::new()
+    }
+}
+
+fn plan(steps: &str) -> Plan {
+    let text = format!("version: 1\nname: t\nsteps:\n{steps}");
+    let checked = check::check_text("t.yaml", PathBuf::from("."), text, &check::Options::default());
+    checked.plan.expect("the test's plan is valid")
+}
+
+fn me() -> Holder {
+    let pid = std::process::id();
+    Holder {
+        host: "here".to_owned(),
+        pid,
+        started: process_start(pid).unwrap(),
+        user: "me".to_owned(),
+        version: "0".to_owned(),
+        since: jiff::Timestamp::UNIX_EPOCH,
+    }
+}
+
+fn journal(folder: &tempfile::TempDir) -> Journal {
+    let mut journal = Journal::open(folder.path()).unwrap();
+    journal.acquire("t", &me()).unwrap();
+    journal
+}
+
+async fn apply(plan: &Plan, journal: &mut Journal, world: Scripted) -> (Arc<Scripted>, Ending, RunState) {
+    let resumed = journal.runs().unwrap().iter().any(|run| run.id == "r");
+    let run = match resumed {
+        true => Run::resume(plan, journal, "r", me(), Vec::new()),
+        false => Run::begin(plan, journal, "r", me(), Vec::new()),
+    };
+    let mut run = run.unwrap();
+    let world = Arc::new(world);
+    let ending = run.drive(&world, &Wishes::default(), &CancellationToken::new()).await.unwrap();
+    let state = run.state().clone();
+    (world, ending, state)
+}
+
+const CHAIN: &str = "  - { id: a, approve: { message: m } }\n  - { id: b, approve: { message: m } }\n  - { id: c, approve: { message: m } }\n";
+
+#[tokio::test]
+async fn a_chain_is_done_in_order_and_only_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let plan = plan(CHAIN);
+    let (world, ending, state) = apply(&plan, &mut journal(&folder), Scripted::new()).await;
+    assert_eq!(ending, Ending::Ended(Outcome::Succeeded));
+    assert_eq!(world.done(), ["a/0", "b/0", "c/0"]);
+    assert_eq!(state.outcome, Some(Outcome::Succeeded));
+}
+
+#[tokio::test]
+async fn a_failure_blocks_what_needs_it_and_the_next_session_goes_on_from_there() {
+    let folder = tempfile::tempdir().unwrap();
+    let plan = plan(CHAIN);
+    let mut journal = journal(&folder);
+    let world = Scripted::new().act("b/0", &[Act::Fail(ErrorKind::Sql)]);
+    let (world, ending, state) = apply(&plan, &mut journal, world).await;
+    assert_eq!((ending, world.done()), (Ending::Ended(Outcome::Failed), vec!["a/0".to_owned()]));
+    assert_eq!(state.status("c"), StepStatus::Blocked);
+    let (world, ending, state) = apply(&plan, &mut journal, Scripted::new()).await;
+    assert_eq!((ending, world.done()), (Ending::Ended(Outcome::Succeeded), vec!["b/0".to_owned(), "c/0".to_owned()]));
+    assert_eq!(state.resumes, 1);
+}
+
+#[tokio::test]
+async fn independent_steps_go_on_beside_a_failure() {
+    let folder = tempfile::tempdir().unwrap();
+    let plan = plan("  - { id: a, approve: { message: m } }\n  - { id: b, needs: [], approve: { message: m } }\n");
+    let world = Scripted::new().act("a/0", &[Act::Fail(ErrorKind::Sql)]);
+    let (world, ending, _) = apply(&plan, &mut journal(&folder), world).await;
+    assert_eq!((ending, world.done()), (Ending::Ended(Outcome::Failed), vec!["b/0".to_owned()]));
+}
+
+#[tokio::test]
+async fn transient_errors_are_retried_and_others_are_not() {
+    let folder = tempfile::tempdir().unwrap();
+    let plan = plan(
+        "  - { id: a, approve: { message: m }, retry: { attempts: 3, delay: 1ms } }\n  - { id: b, needs: [], approve: { message: m }, retry: { attempts: 3, delay: 1ms } }\n",
+    );
+    let twice = [Act::Fail(ErrorKind::Connection), Act::Fail(ErrorKind::Connection)];
+    let world = Scripted::new().act("a/0", &twice).act("b/0", &[Act::Fail(ErrorKind::Permission)]);
+    let (world, ending, state) = apply(&plan, &mut journal(&folder), world).await;
+    assert_eq!((ending, world.done()), (Ending::Ended(Outcome::Failed), vec!["a/0".to_owned()]));
+    assert_eq!(state.steps["a"].actions[0].attempts, 3);
+    assert_eq!(state.steps["b"].actions[0].attempts, 1);
+}
+
+#[tokio::test]
+async fn a_timeout_cancels_and_fails_the_step() {
+    let folder = tempfile::tempdir().unwrap();
+    let plan = plan("  - { id: a, approve: { message: m }, timeout: 20ms }\n");
+    let (_, ending, state) = apply(&plan, &mut journal(&folder), Scripted::new().act("a/0", &[Act::Hang])).await;
+    assert_eq!(ending, Ending::Ended(Outcome::Failed));
+    assert_eq!(state.steps["a"].error.as_ref().unwrap().kind, ErrorKind::Timeout);
+}
+
+#[tokio::test]
+async fn a_tolerated_failure_is_a_warning() {
+    let folder = tempfile::tempdir().unwrap();
+    let plan = plan(
+        "  - { id: a, approve: { message: m }, continue_on_error: true }\n  - { id: b, approve: { message: m } }\n",
+    );
+    let world = Scripted::new().act("a/0", &[Act::Fail(ErrorKind::Sql)]);
+    let (world, ending, state) = apply(&plan, &mut journal(&folder), world).await;
+    assert_eq!((ending, world.done()), (Ending::Ended(Outcome::Succeeded), vec!["b/0".to_owned()]));
+    assert_eq!(state.warnings.len(), 1);
+}
+
+#[tokio::test]
+async fn run_on_decides_with_regard_to_failures() {
+    let steps = "  - { id: a, approve: { message: m } }\n  - { id: f, needs: [a], run_on: failure, approve: { message: m } }\n  - { id: z, needs: [a, f], run_on: always, approve: { message: m } }\n";
+    let good = tempfile::tempdir().unwrap();
+    let plan = plan(steps);
+    let (world, _, state) = apply(&plan, &mut journal(&good), Scripted::new()).await;
+    assert_eq!(world.done(), ["a/0", "z/0"]);
+    assert_eq!(state.status("f"), StepStatus::Skipped);
+    let bad = tempfile::tempdir().unwrap();
+    let world = Scripted::new().act("a/0", &[Act::Fail(ErrorKind::Sql)]);
+    let (world, ending, _) = apply(&plan, &mut journal(&bad), world).await;
+    assert_eq!((ending, world.done()), (Ending::Ended(Outcome::Failed), vec!["f/0".to_owned(), "z/0".to_owned()]));
+}
+
+#[tokio::test]
+async fn for_each_keeps_to_its_limit_and_without_fail_fast_goes_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let plan =
+        plan("  - { id: a, approve: { message: m }, for_each: [a, b, c, d], max_parallel: 2, fail_fast: false }\n");
+    let mut world = Scripted::new().act("a/b/0", &[Act::Fail(ErrorKind::Sql)]);
+    world.per_step = 2;
+    let (world, ending, _) = apply(&plan, &mut journal(&folder), world).await;
+    assert_eq!(ending, Ending::Ended(Outcome::Failed));
+    let mut done = world.done();
+    done.sort();
+    assert_eq!(done, ["a/a/0", "a/a/1", "a/c/0", "a/c/1", "a/d/0", "a/d/1"]);
+    assert!(world.at_once.lock().unwrap().1 <= 2);
+}
+
+#[tokio::test]
+async fn an_opaque_action_that_was_cut_waits_for_a_person() {
+    let folder = tempfile::tempdir().unwrap();
+    let plan = plan(CHAIN);
+    let mut journal = journal(&folder);
+    let world = Arc::new(Scripted::new().act("b/0", &[Act::Hang]).effect("b", Effect::Opaque));
+    let stop = CancellationToken::new();
+    let mut run = Run::begin(&plan, &mut journal, "r", me(), Vec::new()).unwrap();
+    let later = stop.clone();
+    tokio::spawn(async move {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        later.cancel();
+    });
+    let ending = run.drive(&world, &Wishes::default(), &stop).await.unwrap();
+    assert_eq!(ending, Ending::Interrupted);
+    drop(run);
+    let (world, ending, _) = apply(&plan, &mut journal, Scripted::new().effect("b", Effect::Opaque)).await;
+    assert_eq!((ending, world.done()), (Ending::Ended(Outcome::NeedsPerson), vec![]));
+}
+
+#[tokio::test]
+async fn a_journal_cut_at_every_event_is_resumed_to_the_same_end() {
+    let whole = tempfile::tempdir().unwrap();
+    let plan = plan(CHAIN);
+    let mut first = journal(&whole);
+    let mut world = Scripted::new();
+    world.per_step = 3;
+    let (_, _, end) = apply(&plan, &mut first, world).await;
+    let events = first.events("r").unwrap();
+    for cut in 1..events.len() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut journal = journal(&folder);
+        journal.create_run("r", "t").unwrap();
+        journal.append("r", &events[..cut]).unwrap();
+        let finished_before: Vec<String> = events[..cut]
+            .iter()
+            .filter_map(|event| match &event.kind {
+                EventKind::ActionFinished { step, action, .. } => Some(format!("{step}/{action}")),
+                _ => None,
+            })
+            .collect();
+        let mut world = Scripted::new();
+        world.per_step = 3;
+        let (world, ending, state) = apply(&plan, &mut journal, world).await;
+        assert_eq!(ending, Ending::Ended(Outcome::Succeeded), "cut after event {cut}");
+        assert!(world.done().iter().all(|done| !finished_before.contains(done)), "repeated after event {cut}");
+        for (id, step) in &end.steps {
+            assert_eq!(state.steps[id].status, step.status, "cut after event {cut}");
+            assert!(state.steps[id].actions.iter().all(|action| action.status == ActionStatus::Finished));
+        }
+    }
+}
+
+#[tokio::test]
+async fn until_stops_after_a_step_and_the_rest_can_follow() {
+    let folder = tempfile::tempdir().unwrap();
+    let plan = plan(CHAIN);
+    let mut journal = journal(&folder);
+    let world = Arc::new(Scripted::new());
+    let mut run = Run::begin(&plan, &mut journal, "r", me(), Vec::new()).unwrap();
+    let wishes = Wishes { until: Some("b".to_owned()), ..Wishes::default() };
+    let ending = run.drive(&world, &wishes, &CancellationToken::new()).await.unwrap();
+    assert_eq!((ending, world.done()), (Ending::Ended(Outcome::Paused), vec!["a/0".to_owned(), "b/0".to_owned()]));
+    drop(run);
+    let (world, ending, _) = apply(&plan, &mut journal, Scripted::new()).await;
+    assert_eq!((ending, world.done()), (Ending::Ended(Outcome::Succeeded), vec!["c/0".to_owned()]));
+}

@@ -1,0 +1,533 @@
+//! The world outside of the loop, for real: servers, programs, files and people.
+//!
+//! [`Real::open`] renders a step, looks at what it asks for and lists its actions; [`World::perform`] hands an action to
+//! [`crate::perform`]. A dry run uses the same `open` and never calls `perform`.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use jiff::Timestamp;
+use secrecy::ExposeSecret;
+use tokio_postgres::SimpleQueryMessage;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    action::{Action, ActionGraph, Output, OutputValue, Outputs},
+    diagnostic::Problems,
+    document::{Question, Undo},
+    error::{ErrorKind, StepError},
+    event::Holder,
+    facts::{Facts, Look, ServerFacts},
+    journal::sqlite::process_start,
+    kinds::{self, ExpandCx},
+    lookup::{Lookup, plan_error},
+    op::{Exec, Op, Probe},
+    perform::{self, PerformCx, Progress, Report, tunnel::Held},
+    plan::{Database, Plan, Step},
+    platforms::{self, Platforms},
+    postgres::{Environment, connect::connect_read_only},
+    preview::Server,
+    redact::Redactor,
+    run::{ActionCx, Opened, Word, World},
+    secret::Text,
+    survey,
+    template::{self, Known, Scope},
+    tool::{Clients, Places},
+    vault::Vault,
+    yaml::{Node, NodeValue},
+};
+
+/// Who says yes.
+#[derive(Clone)]
+pub enum Consent {
+    /// `--yes`: every question is answered already.
+    Given,
+    /// Nobody is there: a question makes the step wait for a person.
+    Nobody,
+    /// Asks a person; blocks until there is an answer.
+    Ask(Arc<dyn Fn(&str) -> bool + Send + Sync>),
+}
+
+impl std::fmt::Debug for Consent {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Given => "Given",
+            Self::Nobody => "Nobody",
+            Self::Ask(_) => "Ask",
+        })
+    }
+}
+
+/// What a session may do and where.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// The run's id.
+    pub run_id: String,
+    /// The folder of the run's files; made (0700) unless this is a dry run.
+    pub run_dir: PathBuf,
+    /// Platform files of the user's own.
+    pub platforms: Vec<PathBuf>,
+    /// Who says yes.
+    pub consent: Consent,
+    /// Whether programs named in the plan may be started to look (an apply always may).
+    pub allow_programs: bool,
+    /// Whether nothing is to be changed.
+    pub dry_run: bool,
+    /// Databases that an earlier session of this run has begun to change: they need not be empty any more.
+    pub changed_before: BTreeSet<String>,
+}
+
+/// The real world.
+pub struct Real {
+    plan: Arc<Plan>,
+    settings: Settings,
+    started_at: Timestamp,
+    environment: Arc<Environment>,
+    vault: Arc<Vault>,
+    redactor: Arc<Redactor>,
+    clients: Arc<Clients>,
+    platforms: Arc<Platforms>,
+    held: Arc<Held>,
+    checked: Mutex<BTreeSet<String>>,
+    seen: Mutex<BTreeMap<String, Server>>,
+}
+
+/// Returns this process as the holder of a lease.
+#[must_use]
+pub fn this_process() -> Holder {
+    let pid = std::process::id();
+    let host = nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok());
+    let user = nix::unistd::User::from_uid(nix::unistd::geteuid()).ok().flatten();
+    Holder {
+        host: host.unwrap_or_else(|| "localhost".to_owned()),
+        pid,
+        started: process_start(pid).unwrap_or_default(),
+        user: user.map_or_else(|| nix::unistd::geteuid().to_string(), |user| user.name),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        since: Timestamp::now(),
+    }
+}
+
+impl Real {
+    /// Reads the secrets and platforms, finds the client programs and makes the run's folder.
+    ///
+    /// # Errors
+    /// When a secret or a platform cannot be read or the folder cannot be made.
+    pub async fn new(plan: Arc<Plan>, settings: Settings, vars: BTreeMap<String, String>) -> Result<Self, StepError> {
+        let redactor = Arc::new(Redactor::new());
+        let vault = Arc::new(Vault::new(Arc::clone(&redactor)));
+        vault.read_all(&plan, &vars, settings.allow_programs).await?;
+        let places = Places {
+            pg_bin: vars.get("PGPLAN_PG_BIN").map(Into::into),
+            path: vars.get("PATH").map(Into::into),
+            cache: cache_folder(&vars),
+        };
+        let clients = Arc::new(Clients::find(&places).await);
+        let platforms = Arc::new(load_platforms(&settings.platforms)?);
+        if !settings.dry_run {
+            crate::journal::sqlite::make_private_folder(&settings.run_dir)
+                .map_err(|error| StepError::new(ErrorKind::Io, error.to_string()))?;
+        }
+        Ok(Self {
+            plan,
+            settings,
+            started_at: Timestamp::now(),
+            environment: Arc::new(Environment::from_vars(vars)),
+            vault,
+            redactor,
+            clients,
+            platforms,
+            held: Arc::new(Held::default()),
+            checked: Mutex::default(),
+            seen: Mutex::default(),
+        })
+    }
+
+    /// Returns the values for templates: those of finished steps, and of all others that they are not known yet.
+    fn scope(&self, outputs: &BTreeMap<String, Outputs>) -> Scope {
+        let dir = self.settings.run_dir.display().to_string();
+        let scope = Scope::of(&self.plan);
+        let mut scope = match self.settings.dry_run {
+            true => scope,
+            false => scope.with_run(&self.settings.run_id, &dir, &self.started_at.to_string()),
+        };
+        for (step, outputs) in outputs.iter().filter(|(_, outputs)| !outputs.is_empty()) {
+            for (name, value) in outputs {
+                if let OutputValue::Secret(Some(value)) = value {
+                    self.vault.put(&format!("steps.{step}.outputs.{name}"), value.clone());
+                }
+            }
+            scope.finish(step, outputs);
+        }
+        scope
+    }
+
+    /// Returns the servers that were looked at so far.
+    #[must_use]
+    pub fn servers_seen(&self) -> BTreeMap<String, Server> {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Looks at what a kind asks for.
+    async fn look(&self, looks: &[Look], names: &Lookup, cx: &PerformCx) -> Result<Facts, StepError> {
+        let mut facts = Facts::default();
+        for look in looks {
+            match look {
+                Look::Server { database, depth } => match names.connection(database)? {
+                    Known::Now(info) => {
+                        let server = survey::server(&info, *depth).await?;
+                        self.expect(database, &server)?;
+                        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+                        seen.insert(database.clone(), Server::from(&server));
+                        drop(seen);
+                        facts.servers.insert(database.clone(), server);
+                    }
+                    Known::After(step) => {
+                        facts.servers_known_after.insert(database.clone(), step);
+                    }
+                },
+                Look::Program { key, exec } if self.settings.allow_programs => {
+                    let found = perform::exec::look(exec, cx).await?;
+                    facts.programs.insert(key.clone(), found);
+                }
+                Look::Program { .. } => {}
+            }
+        }
+        Ok(facts)
+    }
+
+    /// Checks once a session that a server is what the plan expects.
+    fn expect(&self, name: &str, server: &ServerFacts) -> Result<(), StepError> {
+        if !self.checked.lock().unwrap_or_else(PoisonError::into_inner).insert(name.to_owned()) {
+            return Ok(());
+        }
+        let Some(Database { expect, .. }) = self.plan.databases.get(name) else { return Ok(()) };
+        if let Some(major) = expect.major.filter(|major| *major != server.major()) {
+            let message = format!(
+                "database `{name}` runs on PostgreSQL {}, the plan expects {major}",
+                server.version.split_whitespace().next().unwrap_or_default()
+            );
+            return Err(StepError::new(ErrorKind::Refused, message)
+                .detail(format!("server: {}", server.label))
+                .help("check that the address is the right one, or correct `expect.major`"));
+        }
+        let tables = server.database(&server.dbname).and_then(|database| database.tables.as_ref());
+        if expect.empty == Some(true)
+            && !self.settings.changed_before.contains(name)
+            && let Some([first, ..]) = tables.map(Vec::as_slice)
+        {
+            let count = tables.map_or(0, Vec::len);
+            let message = format!("database `{name}` should be empty and holds {count} tables");
+            return Err(StepError::new(ErrorKind::Refused, message)
+                .detail(format!("server: {}, first table: {}.{}", server.label, first.schema, first.name))
+                .help("give a fresh target, or take `empty: true` out of `expect`"));
+        }
+        Ok(())
+    }
+
+    fn names(&self, outputs: &BTreeMap<String, Outputs>) -> Lookup {
+        Lookup {
+            scope: self.scope(outputs),
+            vault: Arc::clone(&self.vault),
+            environment: Arc::clone(&self.environment),
+        }
+    }
+
+    fn perform_cx(
+        &self,
+        step: &Step,
+        action: &str,
+        names: &Lookup,
+        cancel: CancellationToken,
+        progress: Progress,
+    ) -> Result<PerformCx, StepError> {
+        let env = step.env.iter().map(|(name, node)| Ok((name.clone(), text(node, &names.scope)?)));
+        Ok(PerformCx {
+            run_id: self.settings.run_id.clone(),
+            step: step.id.clone(),
+            action: action.to_owned(),
+            run_dir: self.settings.run_dir.clone(),
+            plan_dir: self.plan.folder.clone(),
+            env: env.collect::<Result<_, StepError>>()?,
+            cancel,
+            progress,
+            secrets: Arc::new(names.clone()),
+            databases: Arc::new(names.clone()),
+            redactor: Arc::clone(&self.redactor),
+            held: Arc::clone(&self.held),
+            clients: Arc::clone(&self.clients),
+        })
+    }
+
+    /// Lists the actions of one body: the step's own, or that of one item of its `for_each`.
+    async fn expand(
+        &self,
+        step: &Step,
+        names: &Lookup,
+        outputs: &BTreeMap<String, Outputs>,
+    ) -> Result<ActionGraph, StepError> {
+        let body = template::render(&step.body, &names.scope).map_err(|problems| plan_error(&problems))?;
+        let entry = kinds::find(step.kind)
+            .ok_or_else(|| StepError::new(ErrorKind::Internal, format!("there is no kind `{}`", step.kind)))?;
+        let kind = (entry.decode)(&body).map_err(|problems: Vec<_>| plan_error(&problems))?;
+        let cx = ExpandCx {
+            step: &step.id,
+            run_dir: &self.settings.run_dir,
+            plan_dir: &self.plan.folder,
+            inputs: &step.inputs,
+            outputs,
+            dry_run: self.settings.dry_run,
+            clients: &self.clients,
+            platforms: &self.platforms,
+        };
+        let looking = self.perform_cx(step, "look", names, CancellationToken::new(), Progress::silent())?;
+        let facts = self.look(&kind.looks(&cx)?, names, &looking).await?;
+        match kind.actions(&facts, &cx) {
+            Err(_) if self.settings.dry_run && !facts.servers_known_after.is_empty() => {
+                let after = facts.servers_known_after.values().cloned().collect();
+                Ok(ActionGraph { known_after: after, ..ActionGraph::default() })
+            }
+            result => result,
+        }
+    }
+
+    /// Lists the actions of every item of a `for_each`, their ids led by the item's key.
+    async fn expand_each(
+        &self,
+        step: &Step,
+        items: &Node,
+        names: &Lookup,
+        outputs: &BTreeMap<String, Outputs>,
+    ) -> Result<ActionGraph, StepError> {
+        let rendered = template::render(items, &names.scope).map_err(|problems| plan_error(&problems))?;
+        let mut whole = ActionGraph::default();
+        for (index, (key, value)) in items_of(&rendered)?.into_iter().enumerate() {
+            let scope = names.scope.clone().with_each(&key, &value, index);
+            let graph = self.expand(step, &Lookup { scope, ..names.clone() }, outputs).await?;
+            for mut action in graph.actions {
+                action.id = format!("{key}/{}", action.id);
+                action.title = format!("[{key}] {}", action.title);
+                action.after = action.after.into_iter().map(|id| format!("{key}/{id}")).collect();
+                whole.actions.push(action);
+            }
+            whole.warnings.extend(graph.warnings);
+            whole.known_after.extend(graph.known_after);
+        }
+        Ok(whole)
+    }
+
+    /// Evaluates a check of the plan: an expression, a program, a query.
+    async fn holds(&self, step: &Step, node: &Node, names: &Lookup) -> Result<bool, StepError> {
+        if matches!(node.value, NodeValue::Str(_) | NodeValue::Bool(_)) {
+            return match template::eval_bool(node, &names.scope).map_err(|problems| plan_error(&problems))? {
+                Known::Now(answer) => Ok(answer),
+                Known::After(step) => Err(StepError::new(
+                    ErrorKind::Plan,
+                    format!("a condition depends on step `{step}`, which is not over"),
+                )),
+            };
+        }
+        let rendered = template::render(node, &names.scope).map_err(|problems| plan_error(&problems))?;
+        let question: Question = crate::yaml::decode(&rendered).map_err(|problems| plan_error(&problems))?;
+        let cx = self.perform_cx(step, "check", names, CancellationToken::new(), Progress::silent())?;
+        match question {
+            Question::Run { run, stdout } => {
+                let exec = Exec { argv: run, ..Exec::default() };
+                let stdout = stdout.map(|text| cx.reveal(&text)).transpose()?;
+                let stdout = stdout.map(|text| text.expose_secret().to_owned());
+                let probe = Probe { exec, stdout, ..Probe::default() };
+                Ok(perform::exec::probe(&probe, &cx).await?.is_some())
+            }
+            Question::Sql { sql, database } => query_says_yes(&database, &sql, &cx).await,
+            Question::Expression(_) => {
+                Err(StepError::new(ErrorKind::Internal, "an expression was taken for another question"))
+            }
+        }
+    }
+}
+
+impl World for Real {
+    async fn open(&self, step: &Step, outputs: Arc<BTreeMap<String, Outputs>>) -> Result<Opened, StepError> {
+        let names = self.names(&outputs);
+        let mut warnings = Vec::new();
+        if let Some(condition) = &step.condition {
+            match template::eval_bool(condition, &names.scope).map_err(|problems| plan_error(&problems))? {
+                Known::Now(true) => {}
+                Known::Now(false) => return Ok(Opened::Skipped("its `if` says no".to_owned())),
+                Known::After(after) => warnings.push(format!("whether it runs is known after {after}")),
+            }
+        }
+        if let Some(check) = &step.done_if {
+            if self.settings.dry_run {
+                warnings.push("it is skipped when its `done_if` says that it is done".to_owned());
+            } else if self.holds(step, check, &names).await? {
+                return Ok(Opened::Skipped("its `done_if` says that it is done".to_owned()));
+            }
+        }
+        let mut graph = match &step.for_each {
+            Some(each) => self.expand_each(step, &each.items, &names, &outputs).await?,
+            None => self.expand(step, &names, &outputs).await?,
+        };
+        warnings.append(&mut graph.warnings);
+        graph.warnings = warnings;
+        Ok(Opened::Actions(graph))
+    }
+
+    async fn perform(&self, step: &Step, action: &Action, cx: ActionCx) -> Result<Output, StepError> {
+        let names = self.names(&cx.outputs);
+        let (progress, mut reports) = Progress::channel();
+        let perform = self.perform_cx(step, &action.id, &names, cx.cancel.clone(), progress)?;
+        let words = cx.words.clone();
+        let relay = tokio::spawn(async move {
+            while let Some(report) = reports.recv().await {
+                words.say(match report {
+                    Report::Amount { bytes, rows, total } => Word::Progress { bytes, rows, total },
+                    Report::Line(line) => Word::Line(line),
+                });
+            }
+        });
+        let result = match &action.op {
+            Op::Approve { message } => self.approve(message).await,
+            op => perform::perform(op, &perform).await,
+        };
+        drop(perform);
+        if relay.await.is_err() {
+            tracing::debug!("the relay of an action's words ended early");
+        }
+        result.map_err(|error| match self.held.check() {
+            Err(tunnel) if error.kind == ErrorKind::Connection => error.detail(tunnel.message),
+            Ok(()) | Err(_) => error,
+        })
+    }
+
+    async fn ensure(&self, step: &Step, outputs: Arc<BTreeMap<String, Outputs>>) -> Result<(), StepError> {
+        let Some(check) = &step.ensures else { return Ok(()) };
+        if self.holds(step, check, &self.names(&outputs)).await? {
+            return Ok(());
+        }
+        let message = format!("step `{}` was done, but its `ensures` does not hold", step.id);
+        Err(StepError::new(ErrorKind::Verification, message).detail(format!("it stands at {}", check.place)))
+    }
+
+    fn own_undo(&self, step: &Step, outputs: Arc<BTreeMap<String, Outputs>>) -> Result<Option<Option<Op>>, StepError> {
+        let Some(node) = &step.undo else { return Ok(None) };
+        let names = self.names(&outputs);
+        let rendered = template::render(node, &names.scope).map_err(|problems| plan_error(&problems))?;
+        let undo: Undo = crate::yaml::decode(&rendered).map_err(|problems| plan_error(&problems))?;
+        Ok(Some(match undo {
+            Undo::None => None,
+            Undo::Run(argv) => Some(Op::Exec(Exec { argv, ..Exec::default() })),
+            Undo::Sql { sql, database } => todo_sql(sql, database),
+        }))
+    }
+
+    async fn close(&self) -> Vec<String> {
+        self.held.close_all().await.err().map(|error| error.message).into_iter().collect()
+    }
+}
+
+impl Real {
+    async fn approve(&self, message: &str) -> Result<Output, StepError> {
+        let said = match &self.settings.consent {
+            Consent::Given => true,
+            Consent::Nobody => {
+                let error = StepError::new(ErrorKind::NeedsPerson, format!("nobody is there to answer: {message}"));
+                return Err(error.help("apply again on a terminal, or with --yes"));
+            }
+            Consent::Ask(ask) => {
+                let (ask, message) = (Arc::clone(ask), message.to_owned());
+                let answer = tokio::task::spawn_blocking(move || ask(&message)).await;
+                answer.map_err(|error| StepError::new(ErrorKind::Internal, error.to_string()))?
+            }
+        };
+        if said {
+            Ok(Output::said("consent was given"))
+        } else {
+            let error = StepError::new(ErrorKind::NeedsPerson, format!("the answer was no: {message}"));
+            Err(error.help("apply again when it may go on"))
+        }
+    }
+}
+
+/// Runs a query in a read-only session; yes is a first value that is true.
+async fn query_says_yes(database: &str, sql: &Text, cx: &PerformCx) -> Result<bool, StepError> {
+    let info = cx.databases.conninfo(database)?;
+    let session = connect_read_only(&info, "pgplan check").await?;
+    let sql = cx.reveal(sql)?;
+    let rows = session.client().simple_query(sql.expose_secret()).await;
+    let rows = rows.map_err(|error| session.error("ask a question of the plan", &error))?;
+    let first = rows.iter().find_map(|message| match message {
+        SimpleQueryMessage::Row(row) => Some(row.get(0).map(str::to_owned)),
+        _ => None,
+    });
+    session.close().await;
+    Ok(first.flatten().is_some_and(|value| value == "t"))
+}
+
+/// Returns the built-in platforms and those of these files.
+///
+/// # Errors
+/// When a file cannot be read or has mistakes.
+pub fn load_platforms(files: &[PathBuf]) -> Result<Platforms, StepError> {
+    let mut platforms = Platforms::built_in().map_err(|problems| plan_error(&problems.into_sorted()))?;
+    for path in files {
+        let text = fs::read_to_string(path).map_err(|error| StepError::io("read the platform", path, &error))?;
+        let folder = path.parent().unwrap_or(Path::new(""));
+        let mut problems = Problems::default();
+        platforms.add(&platforms::file(&path.display().to_string(), folder, &text), &mut problems);
+        if problems.has_errors() {
+            return Err(plan_error(&problems.into_sorted()));
+        }
+    }
+    Ok(platforms)
+}
+
+fn text(node: &Node, scope: &Scope) -> Result<Text, StepError> {
+    let rendered = template::render(node, scope).map_err(|problems| plan_error(&problems))?;
+    crate::yaml::decode(&rendered).map_err(|problems| plan_error(&problems))
+}
+
+/// Returns the items of a rendered `for_each` with their keys: of a map its keys, of a list its texts or positions.
+fn items_of(node: &Node) -> Result<Vec<(String, Node)>, StepError> {
+    match &node.value {
+        NodeValue::Map(entries) => Ok(entries.iter().map(|(key, value)| (key.text.clone(), value.clone())).collect()),
+        NodeValue::Seq(items) => {
+            let mut seen = BTreeSet::new();
+            Ok(items
+                .iter()
+                .enumerate()
+                .map(|(index, item)| {
+                    let name = item.as_str().map_or_else(|| index.to_string(), |text| text.replace('/', "_"));
+                    let key = if seen.insert(name.clone()) { name } else { format!("{name}#{index}") };
+                    (key, item.clone())
+                })
+                .collect())
+        }
+        NodeValue::Unknown { .. } => Ok(Vec::new()),
+        other => {
+            let message = format!("{}: `for_each` needs a list or a map, not {}", node.place, other.describe());
+            Err(StepError::new(ErrorKind::Plan, message))
+        }
+    }
+}
+
+/// Returns pgplan's cache folder, where its test and demo setup puts PostgreSQL: `PGPLAN_CACHE`, for root
+/// `/var/cache/pgplan`, else `XDG_CACHE_HOME/pgplan` or `~/.cache/pgplan`.
+#[must_use]
+pub fn cache_folder(vars: &BTreeMap<String, String>) -> Option<PathBuf> {
+    let set = |name: &str| vars.get(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    if let Some(folder) = set("PGPLAN_CACHE") {
+        return Some(folder);
+    }
+    if nix::unistd::geteuid().is_root() {
+        return Some(PathBuf::from("/var/cache/pgplan"));
+    }
+    set("XDG_CACHE_HOME").or_else(|| Some(set("HOME")?.join(".cache"))).map(|folder| folder.join("pgplan"))
+}
+fn todo_sql(_: Text, _: String) -> Option<Op> {
+    None
+}
