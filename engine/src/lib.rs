@@ -24,6 +24,7 @@ pub mod quantity;
 pub mod redact;
 pub mod run;
 pub mod schedule;
+pub mod schema;
 pub mod secret;
 pub mod source;
 pub mod spelling;

@@ -72,14 +72,9 @@ pub(super) fn read_list(key: &Key, node: Node, problems: &mut Problems) -> Vec<S
 fn read(node: Node, problems: &mut Problems) -> Option<StepDecl> {
     let entries = match node.value {
         NodeValue::Map(entries) => entries,
-        // `- preflight` without a colon: a kind whose keys are all optional.
-        NodeValue::Str(text) if kinds::find(&text).is_some() => {
-            let body = Node::new(node.place.clone(), NodeValue::Null);
-            vec![(Key { text, place: node.place.clone() }, body)]
-        }
         other => {
             let message = format!("a step is a mapping, this is {}", other.describe());
-            let help = "write `- dump: { from: source }`";
+            let help = "write its kind as a key: `- dump: { from: source }`";
             problems.push(Diagnostic::error("wrong_type", message).at(&node.place, "here").help(help));
             return None;
         }

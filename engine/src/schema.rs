@@ -1,0 +1,241 @@
+//! The JSON Schema of a plan (draft-07), made from the same types that read it. Editors load it by the modeline
+//! `# yaml-language-server: $schema=…/plan.v1.json`.
+//!
+//! The types say what a value is after templates were evaluated; in the file any value may be a template. So every
+//! place that is closed to strings is opened for strings with `${{` in them.
+
+use schemars::{JsonSchema, SchemaGenerator, generate::SchemaSettings};
+use serde_json::{Map, Value, json};
+
+use crate::{
+    document::{DatabaseKeys, SecretKeys, Settings, StepKeys, VarKeys},
+    kinds,
+};
+
+/// Returns the schema of a plan file.
+#[must_use]
+pub fn plan_schema() -> Value {
+    let mut generator = SchemaSettings::draft07().into_generator();
+    let mut top = properties::<Settings>(&mut generator);
+    let step = step_schema(&mut generator);
+    let vars = generator.subschema_for::<VarKeys>().to_value();
+    let secret = generator.subschema_for::<SecretKeys>().to_value();
+    let database = generator.subschema_for::<DatabaseKeys>().to_value();
+    let mut definitions = Value::Object(generator.take_definitions(true));
+    for schema in definitions.as_object_mut().into_iter().flat_map(Map::values_mut) {
+        open_inner(schema);
+        may_be_empty(schema);
+    }
+    for schema in top.values_mut() {
+        open(schema);
+    }
+    top.insert("version".to_owned(), json!({ "description": "The version of the plan language.", "const": 1 }));
+    let sections = [
+        (
+            "vars",
+            "Variables by name: a value, or a mapping with `type`, `default`, `description`, `required`.",
+            json!({
+                "anyOf": [vars, true]
+            }),
+        ),
+        ("secrets", "Where each secret is, never what it is.", secret),
+        (
+            "databases",
+            "Databases by name: a URL, or a mapping.",
+            json!({ "anyOf": [database, { "type": ["string", "null"] }] }),
+        ),
+    ];
+    for (name, description, entry) in sections {
+        let names = r"^[A-Za-z_][A-Za-z0-9_-]*$";
+        let section = json!({
+            "description": description,
+            "type": ["object", "null"],
+            "patternProperties": { "^x-": true, names: entry },
+            "additionalProperties": false
+        });
+        top.insert(name.to_owned(), section);
+    }
+    top.insert(
+        "steps".to_owned(),
+        json!({
+            "description": "The steps, in order; each has one key that says what it does, and common keys.",
+            "type": ["array", "null"],
+            "items": step
+        }),
+    );
+    top.insert(
+        "include".to_owned(),
+        json!({
+            "description": "Files whose variables, secrets, databases and steps come before those of this file.",
+            "type": ["array", "string"],
+            "items": { "type": "string" }
+        }),
+    );
+    json!({
+        "$schema": "http://json-schema.org/draft-07/schema#",
+        "title": "pgplan plan, version 1",
+        "type": "object",
+        "required": ["version"],
+        "properties": top,
+        "patternProperties": { "^x-": true },
+        "additionalProperties": false,
+        "definitions": definitions
+    })
+}
+
+/// Returns the schema of a step: common keys, exactly one kind, and what that kind's key holds.
+fn step_schema(generator: &mut SchemaGenerator) -> Value {
+    let mut keys = properties::<StepKeys>(generator);
+    for schema in keys.values_mut() {
+        open(schema);
+    }
+    let mut one = Vec::new();
+    let mut bodies = Vec::new();
+    for kind in kinds::all() {
+        let body = (kind.schema)(generator).to_value();
+        keys.insert(kind.name.to_owned(), json!({ "description": format!("{}.", kind.summary) }));
+        one.push(json!({ "required": [kind.name] }));
+        bodies.push(json!({
+            "if": { "required": [kind.name] },
+            "then": { "properties": { kind.name: body } }
+        }));
+    }
+    json!({
+        "type": "object",
+        "properties": keys,
+        "patternProperties": { "^x-": true },
+        "additionalProperties": false,
+        "oneOf": one,
+        "allOf": bodies
+    })
+}
+
+/// Returns the properties of a type, taken out of its definition.
+fn properties<T: JsonSchema>(generator: &mut SchemaGenerator) -> Map<String, Value> {
+    let mut schema = T::json_schema(generator).to_value();
+    match schema.get_mut("properties").map(Value::take) {
+        Some(Value::Object(properties)) => properties,
+        _ => Map::new(),
+    }
+}
+
+fn is_template() -> Value {
+    json!({ "type": "string", "pattern": r"\$\{\{", "description": "A template." })
+}
+
+/// Lets the schema accept a template, and all schemas inside it.
+fn open(schema: &mut Value) {
+    open_inner(schema);
+    if accepts_text(schema) {
+        return;
+    }
+    let mut outer = Map::new();
+    if let Some(inner) = schema.as_object_mut() {
+        for key in ["description", "default"] {
+            let value = inner.remove(key).filter(|value| !value.is_null());
+            outer.extend(value.map(|value| (key.to_owned(), value)));
+        }
+    }
+    let mut choices = match schema.get_mut("anyOf").map(Value::take) {
+        Some(Value::Array(choices)) => choices,
+        _ => vec![schema.take()],
+    };
+    choices.push(is_template());
+    outer.insert("anyOf".to_owned(), Value::Array(choices));
+    *schema = Value::Object(outer);
+}
+
+/// Opens the schemas inside `schema`; itself it stays as it is, but for choices that may overlap now.
+fn open_inner(schema: &mut Value) {
+    let Some(schema) = schema.as_object_mut() else { return };
+    if let Some(Value::Object(properties)) = schema.get_mut("properties") {
+        properties.values_mut().for_each(open);
+    }
+    for key in ["items", "additionalProperties"] {
+        if let Some(inner @ Value::Object(_)) = schema.get_mut(key) {
+            open(inner);
+        }
+    }
+    if let Some(choices) = schema.remove("oneOf") {
+        schema.insert("anyOf".to_owned(), choices);
+    }
+    for key in ["anyOf", "allOf"] {
+        if let Some(Value::Array(choices)) = schema.get_mut(key) {
+            choices.iter_mut().for_each(open_inner);
+        }
+    }
+}
+
+/// A step's body with no required key may be left out: `- preflight:`.
+fn may_be_empty(schema: &mut Value) {
+    let Some(schema) = schema.as_object_mut() else { return };
+    if schema.get("type") == Some(&json!("object"))
+        && schema.contains_key("properties")
+        && !schema.contains_key("required")
+    {
+        schema.insert("type".to_owned(), json!(["object", "null"]));
+    }
+}
+
+/// Returns whether any string is accepted, as far as can be told without following references.
+fn accepts_text(schema: &Value) -> bool {
+    let Some(schema) = schema.as_object() else { return true };
+    if ["const", "enum", "pattern", "format"].iter().any(|key| schema.contains_key(*key)) {
+        return false;
+    }
+    if let Some(Value::Array(choices)) = schema.get("anyOf") {
+        return choices.iter().any(|choice| *choice == is_template() || accepts_text(choice));
+    }
+    match schema.get("type") {
+        Some(Value::String(one)) => one == "string",
+        Some(Value::Array(several)) => several.iter().any(|one| one == "string"),
+        _ => !schema.contains_key("$ref") && !schema.contains_key("allOf"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn examples_validate_and_typos_do_not() {
+        let schema = plan_schema();
+        let validator = jsonschema::draft7::new(&schema).unwrap();
+        for kind in kinds::all() {
+            let plan = format!("version: 1\nsteps:\n  - {}\n", kind.example.trim_end().replace('\n', "\n    "));
+            let json = to_json(&plan);
+            let errors: Vec<String> = validator.iter_errors(&json).map(|error| error.to_string()).collect();
+            assert_eq!(errors, Vec::<String>::new(), "{plan}");
+        }
+        let good = [
+            "version: 1\nx-note: [1]\nvars: { a: 1, b: { type: int, required: true } }\nsecrets: { s: { env: X } }",
+            "version: 1\ndatabases: { d: postgres://h/d, e: { host: h, port: 5433, expect: { major: \"${{ vars.m }}\" } } }",
+            "version: 1\nsteps: [{ approve: { message: m }, needs: [], timeout: \"${{ vars.t }}\", retry: { attempts: 3, delay: 2s } }]",
+        ];
+        for text in good {
+            let json = to_json(text);
+            let errors: Vec<String> = validator.iter_errors(&json).map(|error| error.to_string()).collect();
+            assert_eq!(errors, Vec::<String>::new(), "{text}");
+        }
+        let bad = [
+            "steps: []",
+            "version: 2",
+            "version: 1\nstep: []",
+            "version: 1\nsteps: [{ needs: [] }]",
+            "version: 1\nsteps: [{ approve: { mesage: m } }]",
+            "version: 1\nsteps: [{ approve: { message: m }, timeout: 5 }]",
+            "version: 1\nsteps: [{ approve: { message: m }, run_on: never }]",
+            "version: 1\nsecrets: { s: hunter2 }",
+        ];
+        for text in bad {
+            assert!(!validator.is_valid(&to_json(text)), "{text}");
+        }
+    }
+
+    fn to_json(text: &str) -> Value {
+        use crate::{diagnostic::Problems, source::SourceFile, yaml};
+        let file = SourceFile { name: String::new(), folder: std::path::PathBuf::new(), text: text.to_owned() };
+        let mut problems = Problems::default();
+        yaml::parse(&std::sync::Arc::new(file), yaml::Limits::default(), &mut problems).unwrap().to_json()
+    }
+}
