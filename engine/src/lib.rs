@@ -10,6 +10,7 @@ pub mod document;
 pub mod error;
 pub mod event;
 pub mod facts;
+pub mod graph;
 pub mod guard;
 pub mod journal;
 pub mod kinds;
