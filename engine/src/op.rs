@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::secret::Text;
 
+pub mod data;
 /// One operation.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "op", rename_all = "snake_case")]
@@ -35,6 +36,13 @@ pub enum Op {
         /// The folder that [`CreateCluster`] made.
         folder: PathBuf,
     },
+    /// Compare something of two servers.
+    Compare {
+        /// What.
+        comparison: data::Comparison,
+    },
+    /// Judge what the comparisons of a step found.
+    JudgeComparison(data::JudgeComparison),
     /// Ask a person for consent.
     Approve {
         /// What is asked.

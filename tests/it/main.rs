@@ -2,7 +2,9 @@
 
 mod certificates;
 mod cluster;
+mod engine;
 mod env;
 mod fakes;
 mod live_connections;
 mod live_tls;
+mod live_verify;

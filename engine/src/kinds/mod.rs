@@ -15,6 +15,7 @@ use crate::{
 pub mod approve;
 pub mod declare;
 mod registry;
+pub mod verify;
 
 pub use declare::{Declarations, Handed, Use};
 use registry::entry;
@@ -23,7 +24,8 @@ pub use registry::{Decoded, ErasedKind, KindEntry};
 /// Every kind, in the order of the reference.
 #[must_use]
 pub fn all() -> &'static [KindEntry] {
-    static ALL: LazyLock<Vec<KindEntry>> = LazyLock::new(|| vec![entry::<approve::Approve>()]);
+    static ALL: LazyLock<Vec<KindEntry>> =
+        LazyLock::new(|| vec![entry::<approve::Approve>(), entry::<verify::Verify>()]);
     &ALL
 }
 

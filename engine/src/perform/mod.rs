@@ -20,10 +20,12 @@ use crate::{
 };
 
 pub mod cluster;
+pub mod compare;
 pub mod edit;
 pub mod exec;
 pub(crate) mod parse;
 mod remember;
+mod session;
 pub mod tunnel;
 
 /// What carrying out one action needs to know, besides its operation.
@@ -70,6 +72,8 @@ pub async fn perform(op: &Op, cx: &PerformCx) -> Result<Output, StepError> {
         Op::CreateCluster(op) => cluster::create(op, cx).await,
         Op::RemoveCluster { folder } => cluster::remove(folder, cx).await,
         Op::Remember { values, file } => remember::remember(values, file.as_deref(), cx),
+        Op::Compare { comparison } => compare::compare(comparison, cx).await,
+        Op::JudgeComparison(op) => compare::judge(op, cx).await,
         Op::Approve { .. } => {
             Err(StepError::new(ErrorKind::Internal, "a question is put by the world, not by the performer"))
         }

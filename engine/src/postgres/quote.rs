@@ -50,6 +50,13 @@ pub fn conninfo_value(value: &str) -> String {
     enclose(value, '\'', |c| c == '\'' || c == '\\', '\\')
 }
 
+/// Returns a name or value for people: on one line and without terminal codes, whatever is in it.
+#[must_use]
+pub fn on_one_line(text: &str) -> String {
+    let escaped = |c: char| if c.is_control() { c.escape_debug().to_string() } else { c.to_string() };
+    text.chars().map(escaped).collect()
+}
+
 fn enclose(text: &str, mark: char, special: fn(char) -> bool, escape: char) -> String {
     let mut quoted = String::with_capacity(text.len() + 2);
     quoted.push(mark);
@@ -78,7 +85,7 @@ pub(super) fn percent(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{conninfo_value, ident, ident_list, literal, percent, qualified};
+    use super::{conninfo_value, ident, ident_list, literal, on_one_line, percent, qualified};
 
     #[test]
     fn names_are_always_quoted() {
@@ -88,6 +95,11 @@ mod tests {
         assert_eq!(ident(""), "\"\"");
         assert_eq!(qualified("a.b", "c\"d"), "\"a.b\".\"c\"\"d\"");
         assert_eq!(ident_list(&["a", "B"]), "\"a\", \"B\"");
+    }
+
+    #[test]
+    fn shown_names_keep_quotes_and_lose_control_characters() {
+        assert_eq!(on_one_line("größe \"x\" \n\u{1b}[31m"), r#"größe "x" \n\u{1b}[31m"#);
     }
 
     #[test]

@@ -1,0 +1,106 @@
+//! The sessions of an action: found by the plan's name of the database, tagged, and ended when the run is told to stop.
+
+use tokio_util::sync::CancellationToken;
+
+use super::PerformCx;
+use crate::{
+    error::{ErrorKind, StepError},
+    postgres::{
+        Session,
+        connect::{connect, connect_read_only},
+    },
+    survey::MAINTENANCE,
+};
+
+/// The longest name that PostgreSQL keeps (`NAMEDATALEN` - 1), bytes.
+const LONGEST_NAME: usize = 63;
+
+impl PerformCx {
+    /// Returns the tag of the action's sessions in `pg_stat_activity`: `pgplan RUN STEP`.
+    #[must_use]
+    pub fn application_name(&self) -> String {
+        let mut name = format!("pgplan {} {}", self.run_id, self.step);
+        let end = (0..=LONGEST_NAME.min(name.len())).rev().find(|at| name.is_char_boundary(*at)).unwrap_or_default();
+        name.truncate(end);
+        name
+    }
+
+    /// Connects to a database of the plan, or to another database on its server.
+    ///
+    /// # Errors
+    /// Why the connection failed.
+    pub async fn connect(&self, database: &str, dbname: Option<&str>) -> Result<Session, StepError> {
+        let conninfo = self.databases.conninfo(database)?;
+        let conninfo = dbname.map_or_else(|| conninfo.clone(), |dbname| conninfo.with_dbname(dbname));
+        connect(&conninfo, &self.application_name()).await
+    }
+
+    /// Connects as [`PerformCx::connect`] does, to read only.
+    ///
+    /// # Errors
+    /// Why the connection failed.
+    pub async fn connect_read_only(&self, database: &str, dbname: Option<&str>) -> Result<Session, StepError> {
+        let conninfo = self.databases.conninfo(database)?;
+        let conninfo = dbname.map_or_else(|| conninfo.clone(), |dbname| conninfo.with_dbname(dbname));
+        connect_read_only(&conninfo, &self.application_name()).await
+    }
+
+    /// Connects to the server of a database of the plan, through a database that is not `avoid`.
+    ///
+    /// # Errors
+    /// Why the connection failed.
+    pub async fn connect_beside(&self, database: &str, avoid: &str) -> Result<Session, StepError> {
+        let conninfo = self.databases.conninfo(database)?;
+        let mut candidates = MAINTENANCE.iter().filter(|name| **name != avoid);
+        let mut result = Err(StepError::new(ErrorKind::Internal, "no database to connect to"));
+        for dbname in candidates.by_ref() {
+            result = connect(&conninfo.with_dbname(dbname), &self.application_name()).await;
+            if !matches!(&result, Err(error) if error.sqlstate.as_deref() == Some("3D000")) {
+                break;
+            }
+        }
+        result
+    }
+
+    /// Does `work` on a session; when the run is told to stop, its statement is cancelled and awaited.
+    ///
+    /// # Errors
+    /// Those of `work`; [`ErrorKind::Interrupted`] when it was told to stop.
+    pub async fn cancellable<T>(
+        &self,
+        sessions: &[&Session],
+        work: impl Future<Output = Result<T, StepError>>,
+    ) -> Result<T, StepError> {
+        cancellable(&self.cancel, sessions, work).await
+    }
+}
+
+/// See [`PerformCx::cancellable`].
+async fn cancellable<T>(
+    cancel: &CancellationToken,
+    sessions: &[&Session],
+    work: impl Future<Output = Result<T, StepError>>,
+) -> Result<T, StepError> {
+    tokio::pin!(work);
+    tokio::select! {
+        biased;
+        result = &mut work => return result,
+        () = cancel.cancelled() => {}
+    }
+    // A cancel request that comes between two statements is lost, so it is repeated until the work ends.
+    loop {
+        for session in sessions {
+            if let Err(error) = session.cancel().await {
+                tracing::debug!("cannot cancel: {error}");
+            }
+        }
+        tokio::select! {
+            result = &mut work => return match result {
+                Ok(done) => Ok(done),
+                Err(error) if error.kind == ErrorKind::Interrupted => Err(error),
+                Err(error) => Err(StepError::new(ErrorKind::Interrupted, "stopped").detail(error.message)),
+            },
+            () = tokio::time::sleep(std::time::Duration::from_millis(200)) => {}
+        }
+    }
+}
