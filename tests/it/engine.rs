@@ -9,10 +9,12 @@ use pgplan_engine::error::{ErrorKind, StepError};
 use pgplan_engine::facts::{Facts, Look};
 use pgplan_engine::kinds::{ExpandCx, Kind};
 use pgplan_engine::perform::{self, Databases, PerformCx, Progress, Reveal};
+use pgplan_engine::platforms::Platforms;
 use pgplan_engine::postgres::{ConnInfo, Environment};
 use pgplan_engine::redact::Redactor;
 use pgplan_engine::secret::SecretString;
 use pgplan_engine::survey;
+use pgplan_engine::tool::Clients;
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 
@@ -89,6 +91,8 @@ impl Engine {
             inputs: &none,
             outputs: &outputs,
             dry_run: false,
+            clients: &Clients::default(),
+            platforms: &Platforms::default(),
         };
         let mut facts = Facts::default();
         for look in kind.looks(&cx)? {

@@ -14,7 +14,9 @@ impl Op {
             Self::RestoreFile { backup, .. } => vec![format!("from {}", backup.display())],
             Self::CreateCluster(cluster) => vec![format!("in {}", cluster.folder.display())],
             Self::RemoveCluster { folder } => vec![format!("rm -r {}", folder.display())],
-            Self::Approve { .. } | Self::Remember { .. } => Vec::new(),
+            Self::Approve { .. } | Self::Remember { .. } | Self::Compare { .. } | Self::JudgeComparison(_) => {
+                Vec::new()
+            }
         }
     }
 }
