@@ -37,12 +37,16 @@ pub(crate) struct Global {
 /// The commands, one file each.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
+    Check(commands::check::Check),
     Plan(commands::plan::PlanCommand),
     Apply(commands::apply::Apply),
     Status(commands::status::Status),
     Runs(commands::runs::Runs),
     Log(commands::log::Log),
     Resolve(commands::resolve::Resolve),
+    Graph(commands::graph::GraphCommand),
+    Kinds(commands::kinds::Kinds),
+    Schema(commands::schema::Schema),
     Completions(commands::completions::Completions),
     Man(commands::man::Man),
 }

@@ -46,12 +46,16 @@ fn main() -> ExitCode {
 fn dispatch(cli: &Cli, ui: &mut Ui) -> io::Result<Exit> {
     let state = &cli.global.state;
     match &cli.command {
+        Command::Check(command) => command.run(ui),
         Command::Plan(command) => command.run(ui, state),
         Command::Apply(command) => command.run(ui, state),
         Command::Status(command) => command.run(ui, state),
         Command::Runs(command) => command.run(ui, state),
         Command::Log(command) => command.run(ui, state),
         Command::Resolve(command) => command.run(ui, state),
+        Command::Graph(command) => command.run(ui),
+        Command::Kinds(command) => command.run(ui),
+        Command::Schema(_) => commands::schema::Schema::run(ui),
         Command::Completions(command) => command.run(ui),
         Command::Man(_) => commands::man::Man::run(ui),
     }

@@ -1,6 +1,11 @@
 //! What is wrong with a plan, where, and what to do about it. The only file that knows miette.
 
-use std::{fmt, sync::Arc};
+use std::{
+    fmt,
+    sync::{Arc, LazyLock},
+};
+
+use regex::Regex;
 
 use crate::source::{Place, SourceFile};
 
@@ -69,6 +74,22 @@ impl Diagnostic {
         self.labels.first().map(|(place, _)| place)
     }
 
+    /// Returns the diagnostic as JSON: code, severity, message, help, and labels with file, line and column.
+    #[must_use]
+    pub fn to_json(&self) -> serde_json::Value {
+        let labels = self.labels.iter().map(|(place, label)| {
+            let (line, column) = place.line_column();
+            serde_json::json!({
+                "file": place.file.name, "line": line, "column": column,
+                "start": place.span.start, "end": place.span.end, "label": label,
+            })
+        });
+        serde_json::json!({
+            "code": self.code, "severity": self.severity, "message": self.message, "help": self.help,
+            "labels": labels.collect::<Vec<_>>(),
+        })
+    }
+
     /// Returns what miette shows: the labels of the first file, and one related part for each further file.
     #[must_use]
     pub fn report(&self) -> Report {
@@ -89,7 +110,7 @@ impl Diagnostic {
             severity: self.severity,
             help: self.help.clone(),
             labels: file.as_ref().map_or_else(Vec::new, spans),
-            source: file.map(Source),
+            source: file.as_deref().map(Source::of),
             related: files
                 .map(|file| Report {
                     message: format!("see also {}", file.name),
@@ -97,7 +118,7 @@ impl Diagnostic {
                     severity: self.severity,
                     help: None,
                     labels: spans(&file),
-                    source: Some(Source(file)),
+                    source: Some(Source::of(&file)),
                     related: Vec::new(),
                 })
                 .collect(),
@@ -176,9 +197,38 @@ impl miette::Diagnostic for Report {
     }
 }
 
-/// A file as miette reads it, under its own name.
+/// A file as miette reads it, under its own name, with passwords masked: a report may end in a public log.
 #[derive(Debug)]
-struct Source(Arc<SourceFile>);
+struct Source {
+    name: String,
+    text: String,
+}
+
+impl Source {
+    fn of(file: &SourceFile) -> Self {
+        Self { name: file.name.clone(), text: masked(&file.text) }
+    }
+}
+
+/// Returns the text with passwords that stand in it replaced by stars; every byte keeps its place.
+fn masked(text: &str) -> String {
+    static PASSWORD: LazyLock<Option<Regex>> = LazyLock::new(|| {
+        Regex::new(
+            r#"(?xi) ://[^\s:/@"'{}]*: (?P<url>[^\s/"'{}]+) @
+            | \b(?:password|passwd|pwd|secret|token)["']?\s*[:=]\s*(?P<named>"[^"\n]*"|'[^'\n]*'|[^\s,}"'\[{]+)"#,
+        )
+        .ok()
+    });
+    let mut bytes = text.as_bytes().to_vec();
+    for found in PASSWORD.iter().flat_map(|password| password.captures_iter(text)) {
+        for group in [found.name("url"), found.name("named")].into_iter().flatten() {
+            if !group.as_str().contains("${{") {
+                bytes[group.range()].fill(b'*');
+            }
+        }
+    }
+    String::from_utf8(bytes).unwrap_or_default()
+}
 
 impl miette::SourceCode for Source {
     fn read_span<'a>(
@@ -187,9 +237,9 @@ impl miette::SourceCode for Source {
         before: usize,
         after: usize,
     ) -> Result<Box<dyn miette::SpanContents<'a> + 'a>, miette::MietteError> {
-        let contents = self.0.text.read_span(span, before, after)?;
+        let contents = self.text.read_span(span, before, after)?;
         Ok(Box::new(miette::MietteSpanContents::new_named(
-            self.0.name.clone(),
+            self.name.clone(),
             contents.data(),
             *contents.span(),
             contents.line(),
@@ -266,5 +316,19 @@ impl IntoIterator for Problems {
 
     fn into_iter(self) -> Self::IntoIter {
         self.list.into_iter()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn passwords_are_masked_in_place() {
+        let text = "a: postgres://u:hunter2@h/d\nb: { password: hunter2 }\nc: \"${{ secrets.x }}\"\npassword: \"${{ secrets.x }}\"\nd: ünsec password='hünter' x";
+        let masked = masked(text);
+        assert_eq!(masked.len(), text.len());
+        assert!(!masked.contains("nter"), "{masked}");
+        assert_eq!(masked.matches("${{ secrets.x }}").count(), 2);
     }
 }

@@ -193,6 +193,124 @@ fn accepts_text(schema: &Value) -> bool {
     }
 }
 
+/// What the reference says about a kind, read from its schema.
+#[derive(Debug, Clone)]
+pub struct KindReference {
+    /// The documentation of the kind.
+    pub description: String,
+    /// Its keys, in the order of the type.
+    pub keys: Vec<KeyReference>,
+    /// The types that its keys refer to.
+    pub types: Vec<(String, Value)>,
+}
+
+/// What the reference says about a key.
+#[derive(Debug, Clone)]
+pub struct KeyReference {
+    /// The key.
+    pub name: String,
+    /// Its type in words: `string`, `list of strings`, `"count" or "digest"`.
+    pub kind: String,
+    /// Whether it must be there.
+    pub required: bool,
+    /// Its default as JSON; absent when there is none worth telling.
+    pub default: Option<String>,
+    /// Its documentation.
+    pub description: String,
+}
+
+impl KindReference {
+    /// Returns the reference of a kind.
+    #[must_use]
+    pub fn of(kind: &kinds::KindEntry) -> Self {
+        let mut generator = SchemaSettings::draft07().into_generator();
+        let root = (kind.schema)(&mut generator).to_value();
+        let definitions = generator.take_definitions(true);
+        let body = resolve(&root, &definitions);
+        let text = |value: &Value| value.get("description").and_then(Value::as_str).unwrap_or_default().to_owned();
+        let required: Vec<&str> =
+            body.get("required").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str).collect();
+        let keys = body.get("properties").and_then(Value::as_object).into_iter().flatten().map(|(name, schema)| {
+            let own = text(schema);
+            let default = schema.get("default").filter(|value| is_telling(value)).map(Value::to_string);
+            KeyReference {
+                name: name.clone(),
+                kind: type_words(schema, &definitions),
+                required: required.contains(&name.as_str()),
+                default,
+                description: if own.is_empty() { text(resolve(schema, &definitions)) } else { own },
+            }
+        });
+        let types = definitions.iter().filter(|(_, schema)| !std::ptr::eq(*schema, body));
+        Self {
+            description: text(body),
+            keys: keys.collect(),
+            types: types.map(|(name, schema)| (name.clone(), schema.clone())).collect(),
+        }
+    }
+}
+
+fn is_telling(default: &Value) -> bool {
+    match default {
+        Value::Null | Value::Bool(false) => false,
+        Value::Array(items) => !items.is_empty(),
+        Value::Object(map) => !map.is_empty(),
+        Value::String(text) => !text.is_empty(),
+        _ => true,
+    }
+}
+
+fn resolve<'a>(schema: &'a Value, definitions: &'a Map<String, Value>) -> &'a Value {
+    let reference = schema.get("$ref").or_else(|| schema.get("allOf")?.get(0)?.get("$ref"));
+    let name = reference.and_then(Value::as_str).and_then(|path| path.strip_prefix("#/definitions/"));
+    name.and_then(|name| definitions.get(name)).unwrap_or(schema)
+}
+
+/// Returns the type of a value in words.
+fn type_words(schema: &Value, definitions: &Map<String, Value>) -> String {
+    let schema = resolve(schema, definitions);
+    if let Some(value) = schema.get("const") {
+        return value.to_string();
+    }
+    if let Some(Value::Array(values)) = schema.get("enum") {
+        return values.iter().filter(|value| !value.is_null()).map(Value::to_string).collect::<Vec<_>>().join(" or ");
+    }
+    if let Some(Value::Array(choices)) = schema.get("anyOf").or_else(|| schema.get("oneOf")) {
+        let mut words: Vec<String> = Vec::new();
+        for word in choices.iter().map(|choice| type_words(choice, definitions)) {
+            if word != "nothing" && !words.contains(&word) {
+                words.push(word);
+            }
+        }
+        return words.join(" or ");
+    }
+    let one = |name: &str| match name {
+        "array" => match schema.get("items") {
+            Some(items) => format!("list of {}", type_words(items, definitions)),
+            None => "list".to_owned(),
+        },
+        "object" if schema.get("properties").is_some() => "mapping".to_owned(),
+        "object" => match schema.get("additionalProperties").filter(|inner| inner.is_object()) {
+            Some(inner) => format!("mapping of names to {}", type_words(inner, definitions)),
+            None => "mapping".to_owned(),
+        },
+        "integer" => "whole number".to_owned(),
+        "boolean" => "true or false".to_owned(),
+        "null" => "nothing".to_owned(),
+        other => other.to_owned(),
+    };
+    match schema.get("type") {
+        Some(Value::String(name)) => one(name),
+        // Text takes any scalar; for people it is text.
+        Some(Value::Array(names)) if names.iter().any(|name| name == "string") => "string".to_owned(),
+        Some(Value::Array(names)) => {
+            let names = names.iter().filter_map(Value::as_str).filter(|name| *name != "null");
+            names.map(one).collect::<Vec<_>>().join(" or ")
+        }
+        _ => "anything".to_owned(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -11,30 +11,29 @@ use pgplan_engine::{
 
 use crate::{args::PlanArgs, exit::Exit, ui::Ui};
 
-/// Checks the plan that the arguments name.
-pub(crate) fn check(args: &PlanArgs) -> Result<Checked, pgplan_engine::error::StepError> {
-    let vars = args.vars.iter().map(|pair| match pair.split_once('=') {
-        Some((name, value)) => (name.to_owned(), value.to_owned()),
-        None => (pair.clone(), String::new()),
-    });
-    let platforms = load_platforms(&args.platforms)?;
-    let platforms = platforms.names().map(str::to_owned).collect();
-    Ok(check::check_file(&args.file, &Options { vars: vars.collect(), platforms }))
+/// Checks the plan that the arguments name; tells what is wrong with the arguments themselves.
+pub(crate) fn checked(ui: &mut Ui, args: &PlanArgs) -> Option<Checked> {
+    let mut vars = Vec::new();
+    for pair in &args.vars {
+        let Some((name, value)) = pair.split_once('=') else {
+            ui.fail(format!("--var {pair}: there is no `=`"), "write --var NAME=VALUE");
+            return None;
+        };
+        vars.push((name.to_owned(), value.to_owned()));
+    }
+    let platforms = match load_platforms(&args.platforms) {
+        Ok(platforms) => platforms.names().map(str::to_owned).collect(),
+        Err(error) => {
+            ui.error(&error);
+            return None;
+        }
+    };
+    Some(check::check_file(&args.file, &Options { vars, platforms }))
 }
 
 /// Returns the plan; warnings are shown and errors end the command.
 pub(crate) fn load(ui: &mut Ui, args: &PlanArgs) -> io::Result<Result<Plan, Exit>> {
-    if let Some(pair) = args.vars.iter().find(|pair| !pair.contains('=')) {
-        ui.fail(format!("--var {pair}: there is no `=`"), "write --var NAME=VALUE");
-        return Ok(Err(Exit::BadInput));
-    }
-    let checked = match check(args) {
-        Ok(checked) => checked,
-        Err(error) => {
-            ui.error(&error);
-            return Ok(Err(Exit::BadInput));
-        }
-    };
+    let Some(checked) = checked(ui, args) else { return Ok(Err(Exit::BadInput)) };
     show(ui, &checked.problems);
     Ok(checked.plan.ok_or(Exit::BadInput))
 }

@@ -11,13 +11,17 @@ use pgplan_engine::{
 use crate::{args::RunArgs, exit::Exit, ui::Ui};
 
 pub(crate) mod apply;
+pub(crate) mod check;
 pub(crate) mod completions;
+pub(crate) mod graph;
+pub(crate) mod kinds;
 pub(crate) mod load;
 pub(crate) mod log;
 pub(crate) mod man;
 pub(crate) mod plan;
 pub(crate) mod resolve;
 pub(crate) mod runs;
+pub(crate) mod schema;
 pub(crate) mod status;
 
 /// Tells why the journal cannot be used and returns the exit code.
