@@ -5,7 +5,7 @@
 
 mod shown;
 
-use std::{collections::BTreeMap, path::PathBuf};
+use std::{collections::BTreeMap, fmt, path::PathBuf};
 
 use serde::{Deserialize, Serialize};
 
@@ -78,7 +78,7 @@ pub struct Exec {
     /// Exit codes that mean success; empty = only 0.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub success_codes: Vec<i32>,
-    /// A check that tells whether the work is done already. What it captures are the outputs when it says yes.
+    /// A check that tells whether the work is done already; what it captures are outputs, too.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub done_if: Option<Box<Probe>>,
     /// How long after a good end `done_if` may take to say yes, in milliseconds; absent = it is not asked again.
@@ -88,6 +88,24 @@ pub struct Exec {
     /// platforms whose command line takes the value in no other way.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub secret_argv: bool,
+}
+
+impl fmt::Display for Exec {
+    /// Writes the command line as a person would type it, secrets by name.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let plain = |c: char| c.is_ascii_alphanumeric() || "_-./:@%+,=".contains(c);
+        for (number, word) in self.argv.iter().enumerate() {
+            let shown = word.to_string();
+            let space = if number == 0 { "" } else { " " };
+            let needs_no_quotes = !shown.is_empty() && shown.chars().all(plain);
+            if needs_no_quotes || word.as_plain().is_none() {
+                write!(f, "{space}{shown}")?;
+            } else {
+                write!(f, "{space}'{}'", shown.replace('\'', r"'\''"))?;
+            }
+        }
+        Ok(())
+    }
 }
 
 /// A program whose run answers a yes-or-no question without changing anything.

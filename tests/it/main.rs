@@ -6,5 +6,6 @@ mod engine;
 mod env;
 mod fakes;
 mod live_connections;
+mod live_platforms;
 mod live_tls;
 mod live_verify;

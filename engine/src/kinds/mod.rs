@@ -10,11 +10,20 @@ use crate::{
     action::{ActionGraph, Outputs},
     error::StepError,
     facts::{Facts, Look},
+    platforms::Platforms,
+    tool::Clients,
 };
 
 pub mod approve;
+pub mod command;
 pub mod declare;
+pub mod deprovision;
+pub mod provision;
+pub mod record;
 mod registry;
+pub mod repoint;
+pub mod scale;
+pub mod tunnel;
 pub mod verify;
 
 pub use declare::{Declarations, Handed, Use};
@@ -24,8 +33,19 @@ pub use registry::{Decoded, ErasedKind, KindEntry};
 /// Every kind, in the order of the reference.
 #[must_use]
 pub fn all() -> &'static [KindEntry] {
-    static ALL: LazyLock<Vec<KindEntry>> =
-        LazyLock::new(|| vec![entry::<approve::Approve>(), entry::<verify::Verify>()]);
+    static ALL: LazyLock<Vec<KindEntry>> = LazyLock::new(|| {
+        vec![
+            entry::<record::Record>(),
+            entry::<scale::Scale>(),
+            entry::<repoint::Repoint>(),
+            entry::<command::Command>(),
+            entry::<tunnel::Tunnel>(),
+            entry::<approve::Approve>(),
+            entry::<provision::Provision>(),
+            entry::<deprovision::Deprovision>(),
+            entry::<verify::Verify>(),
+        ]
+    });
     &ALL
 }
 
@@ -78,10 +98,13 @@ pub struct ExpandCx<'a> {
     pub inputs: &'a std::collections::BTreeMap<String, String>,
     /// The outputs of finished steps by step id; in a dry run empty.
     pub outputs: &'a std::collections::BTreeMap<String, Outputs>,
+    /// The platforms that the plan may name.
+    pub platforms: &'a Platforms,
+    /// The installed PostgreSQL programs.
+    pub clients: &'a Clients,
     /// Whether this is a dry run: what is not known becomes `known_after`, not an error.
     pub dry_run: bool,
-    /// The installed PostgreSQL client programs.
-    pub clients: &'a crate::tool::Clients,
-    /// The known platforms.
-    pub platforms: &'a crate::platforms::Platforms,
 }
+
+#[cfg(test)]
+pub(crate) mod testing;

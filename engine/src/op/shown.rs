@@ -22,17 +22,10 @@ impl Op {
 }
 
 impl Exec {
-    /// Returns the command line as people would type it, secrets by name.
-    #[must_use]
-    pub fn command_line(&self) -> String {
-        self.argv.iter().map(word).collect::<Vec<_>>().join(" ")
-    }
-
     fn shown(&self) -> Vec<String> {
-        let env = self.env.iter().map(|(name, value)| format!("{name}={} ", word(value))).collect::<String>();
-        let mut lines = vec![format!("$ {env}{}", self.command_line())];
+        let mut lines = vec![format!("$ {self}")];
         if let Some(check) = &self.done_if {
-            lines.push(format!("unless done: $ {}", check.exec.command_line()));
+            lines.push(format!("unless done: $ {}", check.exec));
         }
         if self.secret_argv && self.argv.iter().any(Text::is_tainted) {
             lines.push("other users of this machine can see the secret while the program runs".to_owned());
@@ -44,16 +37,5 @@ impl Exec {
 impl EditFile {
     fn shown(&self) -> Vec<String> {
         self.set.iter().map(|(key, value)| format!("{}: {key} = {value}", self.path.display())).collect()
-    }
-}
-
-/// Returns an argument quoted for a shell where that is needed.
-fn word(text: &Text) -> String {
-    let shown = text.to_string();
-    let plain = |c: char| c.is_ascii_alphanumeric() || "_-./:@%+,=<>".contains(c);
-    if !shown.is_empty() && (shown.chars().all(plain) || text.is_tainted()) {
-        shown
-    } else {
-        format!("'{}'", shown.replace('\'', r"'\''"))
     }
 }

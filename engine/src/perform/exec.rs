@@ -36,9 +36,9 @@ pub async fn exec(op: &Exec, cx: &PerformCx) -> Result<Output, StepError> {
     }
     let finished = run(op, cx).await?;
     finished.check(&op.success_codes)?;
-    let outputs = captures(&op.capture, &finished, cx)?;
+    let mut outputs = captures(&op.capture, &finished, cx)?;
     if let (Some(check), Some(within)) = (&op.done_if, op.confirm_within_ms) {
-        confirm(check, Duration::from_millis(within), cx).await?;
+        outputs.extend(confirm(check, Duration::from_millis(within), cx).await?);
     }
     let code = finished.status.code().unwrap_or_default();
     Ok(Output { outputs, summary: format!("ended with exit code {code}"), ..Output::default() })
@@ -105,14 +105,14 @@ fn is_found(found: &Found, stdout: &str, finished: &Finished, cx: &PerformCx) ->
     Ok(false)
 }
 
-async fn confirm(check: &Probe, within: Duration, cx: &PerformCx) -> Result<(), StepError> {
+async fn confirm(check: &Probe, within: Duration, cx: &PerformCx) -> Result<Outputs, StepError> {
     let until = Instant::now() + within;
     loop {
-        if probe(check, cx).await?.is_some() {
-            return Ok(());
+        if let Some(outputs) = probe(check, cx).await? {
+            return Ok(outputs);
         }
         if Instant::now() >= until {
-            let looked = check.exec.command_line();
+            let looked = &check.exec;
             let message = format!("the program ended well, but `{looked}` does not show what it should have done");
             return Err(StepError::new(ErrorKind::Verification, message)
                 .help("look at the application by hand; apply again when it is as it should be"));
@@ -127,7 +127,7 @@ pub(super) fn program(op: &Exec, cx: &PerformCx) -> Result<Program, StepError> {
         return Err(StepError::new(ErrorKind::Plan, "there is no program to run: the list is empty"));
     };
     if !op.secret_argv && op.argv.iter().any(crate::secret::Text::is_tainted) {
-        let message = format!("a secret stands on the command line `{}`", op.command_line());
+        let message = format!("a secret stands on the command line `{op}`");
         return Err(StepError::new(ErrorKind::Refused, message)
             .help("every user of this machine could read it there; give it by `env` or `stdin`"));
     }
@@ -139,7 +139,7 @@ pub(super) fn program(op: &Exec, cx: &PerformCx) -> Result<Program, StepError> {
     let path = Path::new(name.expose_secret());
     // A path is meant from the folder the program is started in, as a shell there would take it.
     let path = if path.components().count() > 1 { folder.join(path) } else { path.to_owned() };
-    let mut program = Program::new(path).shown(op.command_line()).cwd(folder);
+    let mut program = Program::new(path).shown(op.to_string()).cwd(folder);
     for arg in rest {
         program = program.arg(cx.reveal(arg)?.expose_secret());
     }

@@ -149,7 +149,7 @@ async fn ready(
 ) -> Result<(Outputs, Option<String>), StepError> {
     let within = Duration::from_millis(op.ready_within_ms);
     let until = Instant::now() + within;
-    let shown = op.exec.command_line();
+    let shown = &op.exec;
     loop {
         let ended = running.poll()?;
         let printed = stdout.lines().join("\n");

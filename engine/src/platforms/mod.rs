@@ -11,12 +11,13 @@ use std::{
     sync::Arc,
 };
 
+use schemars::JsonSchema;
 use serde::Deserialize;
 
 use crate::{
     diagnostic::{Diagnostic, Problems},
     error::{ErrorKind, StepError},
-    op::Parse,
+    op::{Capture, Parse},
     source::SourceFile,
     spelling,
     yaml::{self, Limits},
@@ -138,15 +139,26 @@ pub struct Read {
     pub outputs: BTreeMap<String, Taken>,
 }
 
-/// How one value is taken from what a command prints.
-#[derive(Debug, Clone, Deserialize)]
+/// How one value is taken from what a program prints.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Taken {
     /// How it is found.
     pub parse: Parse,
-    /// Whether it is a secret.
+    /// Whether it is a secret: kept in memory only, never shown.
     #[serde(default)]
     pub secret: bool,
+}
+
+/// Returns what is taken from a program's output as the operation's captures.
+#[must_use]
+pub fn captures(taken: &BTreeMap<String, Taken>) -> Vec<Capture> {
+    let capture = |(name, taken): (&String, &Taken)| Capture {
+        name: name.clone(),
+        parse: taken.parse.clone(),
+        secret: taken.secret,
+    };
+    taken.iter().map(capture).collect()
 }
 
 /// Whether one command tells about all services or about one.
@@ -173,6 +185,9 @@ pub struct Scale {
     /// Words that stand for numbers; without them the command prints numbers.
     #[serde(default)]
     pub counts: BTreeMap<String, u64>,
+    /// Words among `counts` for a state on the way to another: never taken as the end of the way.
+    #[serde(default)]
+    pub passing: Vec<String>,
     /// The command that sets the `count` of a `service`.
     pub set: Command,
     /// How long a new count may take until it is seen, in seconds.
