@@ -180,7 +180,8 @@ async fn a_lost_answer_is_not_work_done_twice() {
     assert!(bench.perform("down", worker).await.expect("the work is done").already_done);
     let scaled = bench.env.fake_calls().into_iter().filter(|call| call.contains("apps:scale")).count();
     assert_eq!(scaled, 1);
-    let undo = perform::perform(worker.undo.as_deref().expect("it can be undone"), &bench.cx("down", Progress::silent()));
+    let cx = bench.cx("down", Progress::silent());
+    let undo = perform::perform(worker.undo.as_deref().expect("it can be undone"), &cx);
     undo.await.expect("it is undone");
     assert_eq!(bench.env.fakes()["apps"]["shop"]["services"]["worker"], 1);
 }

@@ -23,7 +23,8 @@ impl Op {
 
 impl Exec {
     fn shown(&self) -> Vec<String> {
-        let mut lines = vec![format!("$ {self}")];
+        let env = self.env.iter().map(|(name, value)| format!("{name}={value} ")).collect::<String>();
+        let mut lines = vec![format!("$ {env}{self}")];
         if let Some(check) = &self.done_if {
             lines.push(format!("unless done: $ {}", check.exec));
         }
