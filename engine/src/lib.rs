@@ -2,6 +2,7 @@
 #![cfg_attr(test, expect(clippy::unwrap_used, reason = "a test stops at the first surprise"))]
 
 pub mod action;
+pub mod artifact;
 mod attempt;
 pub mod check;
 pub mod diagnostic;

@@ -12,6 +12,10 @@ use serde::{Deserialize, Serialize};
 use crate::secret::Text;
 
 pub mod data;
+mod dump;
+
+pub use dump::{Compat, Compress, DumpOp, Expected, ExpectedCode, FilterOp, OnError, Part, RestoreOp, Unmatched};
+
 /// One operation.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "op", rename_all = "snake_case")]
@@ -43,6 +47,12 @@ pub enum Op {
     },
     /// Judge what the comparisons of a step found.
     JudgeComparison(data::JudgeComparison),
+    /// Make a dump.
+    Dump(DumpOp),
+    /// Look through a dump and decide what of it is left out.
+    Filter(FilterOp),
+    /// Put a dump, or a part of one, into a server.
+    Restore(RestoreOp),
     /// Ask a person for consent.
     Approve {
         /// What is asked.

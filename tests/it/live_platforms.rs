@@ -171,7 +171,8 @@ async fn an_application_comes_back_as_it_was() {
 #[tokio::test]
 async fn a_lost_answer_is_not_work_done_twice() {
     let mut state = shop();
-    state["fail"] = json!({ "apps:scale --app shop worker": { "code": 1, "stderr": "lost", "times": 1, "after": true } });
+    state["fail"] =
+        json!({ "apps:scale --app shop worker": { "code": 1, "stderr": "lost", "times": 1, "after": true } });
     let bench = Bench::new(&state);
     let graph = bench.decide("down", "scale", DOWN).await.expect("the counts are read");
     let worker = &graph.actions[2];
@@ -203,7 +204,10 @@ async fn services_of_this_machine_stop_and_start() {
     let state = json!({ "services": { "habitat/builder-api": "up" },
         "units": { "shop.service": "active", "idle.service": "inactive" } });
     let mut bench = Bench::new(&state);
-    bench.step("hab", "scale", "{ platform: habitat, services: [habitat/builder-api], to: 0 }").await.expect("it stops");
+    bench
+        .step("hab", "scale", "{ platform: habitat, services: [habitat/builder-api], to: 0 }")
+        .await
+        .expect("it stops");
     let units = "{ platform: systemd, services: [shop.service, idle.service], to: 0 }";
     bench.step("units", "scale", units).await.expect("they stop");
     assert_eq!(bench.env.fakes()["services"], json!({ "habitat/builder-api": "down" }));
@@ -220,7 +224,9 @@ async fn services_of_this_machine_stop_and_start() {
 async fn configuration_is_set_shown_and_never_printed() {
     for platform in ["aptible", "dokku"] {
         let bench = Bench::new(&shop());
-        let body = format!("{{ platform: {platform}, app: shop, set: {{ DB_URL: 'postgres://a:SECRET@h/db' }}, back: {{ DB_URL: old }} }}");
+        let body = format!(
+            "{{ platform: {platform}, app: shop, set: {{ DB_URL: 'postgres://a:SECRET@h/db' }}, back: {{ DB_URL: old }} }}"
+        );
         let graph = bench.decide("repoint", "repoint", &body).await.expect("it is decided");
         let (progress, mut reports) = Progress::channel();
         let cx = bench.cx("repoint", progress);

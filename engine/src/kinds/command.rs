@@ -139,7 +139,12 @@ impl Kind for Command {
             check_argv(&check.run, "done_if", to);
             for name in body.outputs.keys().filter(|name| !check.outputs.contains_key(*name)) {
                 let message = format!("the output `{name}` is not known when `done_if` says that the work is done");
-                to.problem("output_lost", key(["outputs", name]), message, Some("add it to `done_if: { outputs: … }`, too"));
+                to.problem(
+                    "output_lost",
+                    key(["outputs", name]),
+                    message,
+                    Some("add it to `done_if: { outputs: … }`, too"),
+                );
             }
         }
         for (name, taken) in &body.outputs {

@@ -18,10 +18,13 @@ pub mod approve;
 pub mod command;
 pub mod declare;
 pub mod deprovision;
+pub mod dump;
+pub mod filter;
 pub mod provision;
 pub mod record;
 mod registry;
 pub mod repoint;
+pub mod restore;
 pub mod scale;
 pub mod tunnel;
 pub mod verify;
@@ -35,6 +38,7 @@ pub use registry::{Decoded, ErasedKind, KindEntry};
 pub fn all() -> &'static [KindEntry] {
     static ALL: LazyLock<Vec<KindEntry>> = LazyLock::new(|| {
         vec![
+            entry::<verify::Verify>(),
             entry::<record::Record>(),
             entry::<scale::Scale>(),
             entry::<repoint::Repoint>(),
@@ -43,7 +47,9 @@ pub fn all() -> &'static [KindEntry] {
             entry::<approve::Approve>(),
             entry::<provision::Provision>(),
             entry::<deprovision::Deprovision>(),
-            entry::<verify::Verify>(),
+            entry::<dump::Dump>(),
+            entry::<filter::Filter>(),
+            entry::<restore::Restore>(),
         ]
     });
     &ALL

@@ -1,6 +1,6 @@
 //! Operations as the dry run shows them: the command line or SQL that would be used, secrets by name.
 
-use super::{EditFile, Exec, Op};
+use super::{EditFile, Exec, Expected, Op, RestoreOp};
 use crate::secret::Text;
 
 impl Op {
@@ -14,9 +14,14 @@ impl Op {
             Self::RestoreFile { backup, .. } => vec![format!("from {}", backup.display())],
             Self::CreateCluster(cluster) => vec![format!("in {}", cluster.folder.display())],
             Self::RemoveCluster { folder } => vec![format!("rm -r {}", folder.display())],
-            Self::Approve { .. } | Self::Remember { .. } | Self::Compare { .. } | Self::JudgeComparison(_) => {
-                Vec::new()
-            }
+            Self::Restore(restore) => restore.shown(),
+            // Their titles say it all.
+            Self::Dump(_)
+            | Self::Filter(_)
+            | Self::Compare { .. }
+            | Self::JudgeComparison(_)
+            | Self::Approve { .. }
+            | Self::Remember { .. } => Vec::new(),
         }
     }
 }
@@ -38,5 +43,18 @@ impl Exec {
 impl EditFile {
     fn shown(&self) -> Vec<String> {
         self.set.iter().map(|(key, value)| format!("{}: {key} = {value}", self.path.display())).collect()
+    }
+}
+
+impl RestoreOp {
+    fn shown(&self) -> Vec<String> {
+        let mut lines = vec![format!("from {}", self.dump.path.display())];
+        lines.extend(self.expected.iter().map(|expected| match expected {
+            Expected::Message(message) => format!("expected: {message}"),
+            Expected::Code(code) => {
+                format!("expected: SQLSTATE {} at {}", code.sqlstate, code.object)
+            }
+        }));
+        lines
     }
 }

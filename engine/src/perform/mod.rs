@@ -21,11 +21,15 @@ use crate::{
 
 pub mod cluster;
 pub mod compare;
+pub mod dump;
 pub mod edit;
 pub mod exec;
+pub mod filter;
 pub(crate) mod parse;
 mod remember;
+pub mod restore;
 mod session;
+mod text;
 pub mod tunnel;
 
 /// What carrying out one action needs to know, besides its operation.
@@ -71,6 +75,9 @@ pub async fn perform(op: &Op, cx: &PerformCx) -> Result<Output, StepError> {
         Op::RestoreFile { path, backup } => edit::restore(path, backup).await,
         Op::CreateCluster(op) => cluster::create(op, cx).await,
         Op::RemoveCluster { folder } => cluster::remove(folder, cx).await,
+        Op::Dump(op) => dump::dump(op, cx).await,
+        Op::Filter(op) => filter::filter(op, cx).await,
+        Op::Restore(op) => restore::restore(op, cx).await,
         Op::Remember { values, file } => remember::remember(values, file.as_deref(), cx),
         Op::Compare { comparison } => compare::compare(comparison, cx).await,
         Op::JudgeComparison(op) => compare::judge(op, cx).await,

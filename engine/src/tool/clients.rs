@@ -237,7 +237,7 @@ fn is_program(path: &Path) -> bool {
 }
 
 /// Reads `pg_dump (PostgreSQL) 15.20 (Debian 15.20-0+deb12u1)` as 150020; a beta or devel version counts as `.0`.
-fn read_version(text: &str) -> Option<u32> {
+pub(crate) fn read_version(text: &str) -> Option<u32> {
     let (_, version) = text.split_once("(PostgreSQL) ")?;
     let version = version.split_whitespace().next()?;
     let end = version.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(version.len());
