@@ -123,6 +123,11 @@ impl Bench {
         perform::perform(&action.op, &self.cx(step, Progress::silent())).await
     }
 
+    async fn undo(&self, step: &str, action: &Action) -> Result<Output, StepError> {
+        let undo = action.undo.as_deref().expect("it can be undone");
+        perform::perform(undo, &self.cx(step, Progress::silent())).await
+    }
+
     /// Decides a step and does it.
     async fn step(&mut self, step: &str, kind: &str, body: &str) -> Result<ActionGraph, StepError> {
         let graph = self.decide(step, kind, body).await?;
@@ -181,9 +186,7 @@ async fn a_lost_answer_is_not_work_done_twice() {
     assert!(bench.perform("down", worker).await.expect("the work is done").already_done);
     let scaled = bench.env.fake_calls().into_iter().filter(|call| call.contains("apps:scale")).count();
     assert_eq!(scaled, 1);
-    let cx = bench.cx("down", Progress::silent());
-    let undo = perform::perform(worker.undo.as_deref().expect("it can be undone"), &cx);
-    undo.await.expect("it is undone");
+    bench.undo("down", worker).await.expect("it is undone");
     assert_eq!(bench.env.fakes()["apps"]["shop"]["services"]["worker"], 1);
 }
 
@@ -238,8 +241,7 @@ async fn configuration_is_set_shown_and_never_printed() {
             assert!(!line.contains("s3cr3t"), "{line}");
         }
         assert!(bench.perform("repoint", &graph.actions[0]).await.expect("it is set").already_done);
-        let undo = graph.actions[0].undo.as_deref().expect("it can be undone");
-        perform::perform(undo, &bench.cx("repoint", Progress::silent())).await.expect("it is undone");
+        bench.undo("repoint", &graph.actions[0]).await.expect("it is undone");
         assert_eq!(bench.env.fakes()["apps"]["shop"]["config"]["DB_URL"], "old", "{platform}");
     }
 }
@@ -255,8 +257,7 @@ async fn a_database_is_made_once_and_destroyed_when_taken_back() {
     assert!(again.already_done && again.outputs.contains_key("url"));
     let other = bench.decide("other", "provision", body).await.expect_err("the name is taken");
     assert_eq!(other.kind, ErrorKind::Refused);
-    let undo = graph.actions[0].undo.as_deref().expect("it can be undone");
-    perform::perform(undo, &bench.cx("new", Progress::silent())).await.expect("it is undone");
+    bench.undo("new", &graph.actions[0]).await.expect("it is undone");
     assert_eq!(bench.env.fakes()["databases"]["new"]["status"], "deprovisioned");
 }
 
@@ -306,7 +307,7 @@ async fn a_server_of_our_own_is_private_durable_and_removed_when_taken_back() {
     open_to_all(folder.path());
     let place = folder.path().join("own's");
     let body = format!(
-        "{{ managed: {{ version: 18, data_dir: \"{}\", superuser: \"o'brien:x\", settings: {{ application_name: \"it's\" }} }} }}",
+        "{{ managed: {{ version: 18, data_dir: \"{}\", superuser: \"our own:x\", settings: {{ application_name: \"it's\" }} }} }}",
         place.display()
     );
     let graph = bench.step("own", "provision", &body).await.expect("it starts");
@@ -318,7 +319,7 @@ async fn a_server_of_our_own_is_private_durable_and_removed_when_taken_back() {
     };
     let settings = "select current_user || ' ' || current_setting('fsync') || ' ' || current_setting('listen_addresses') \
                     || ' ' || current_setting('data_checksums')";
-    assert_eq!(psql(&url, settings).as_deref(), Some("o'brien:x on 127.0.0.1 on"));
+    assert_eq!(psql(&url, settings).as_deref(), Some("our own:x on 127.0.0.1 on"));
     let (before, after) = url.split_once("@127").expect("the server is on the loopback");
     let (login, _) = before.rsplit_once(':').expect("there is a password");
     assert_eq!(psql(&format!("{login}:wrong@127{after}"), "select 1"), None);
@@ -329,16 +330,35 @@ async fn a_server_of_our_own_is_private_durable_and_removed_when_taken_back() {
     assert_eq!(psql(&url, "select 1"), None);
     bench.perform("own", &graph.actions[0]).await.expect("it starts again");
     assert_eq!(psql(&url, "select 1").as_deref(), Some("1"));
-    let undo = graph.actions[0].undo.as_deref().expect("it can be undone");
-    perform::perform(undo, &bench.cx("own", Progress::silent())).await.expect("it is removed");
+    bench.undo("own", &graph.actions[0]).await.expect("it is removed");
     assert!(!place.exists());
-    perform::perform(undo, &bench.cx("own", Progress::silent())).await.expect("twice is once");
+    bench.undo("own", &graph.actions[0]).await.expect("twice is once");
     std::fs::create_dir(&place).and_then(|()| std::fs::write(place.join("mine"), "x")).expect("a file can be made");
-    let refused = perform::perform(undo, &bench.cx("own", Progress::silent())).await.expect_err("it is not ours");
+    let refused = bench.undo("own", &graph.actions[0]).await.expect_err("it is not ours");
     assert_eq!(refused.kind, ErrorKind::Refused);
     let refused = bench.perform("own", &graph.actions[0]).await.expect_err("it is not ours");
     assert_eq!(refused.kind, ErrorKind::Refused);
     assert!(place.join("mine").exists());
+}
+
+#[tokio::test]
+async fn a_server_that_cannot_start_says_why_and_can_be_tried_again() {
+    let mut bench = Bench::new(&json!({}));
+    bench.clients = Arc::new(Clients::find(&Places { cache: Some(cache_folder()), ..Places::default() }).await);
+    let folder = tempfile::Builder::new().prefix("pgplan").tempdir_in("/tmp").expect("a folder can be made");
+    open_to_all(folder.path());
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a port is free");
+    let port = taken.local_addr().expect("it has an address").port();
+    let place = folder.path().join("own");
+    let body = format!("{{ managed: {{ version: 15, data_dir: \"{}\", port: {port} }} }}", place.display());
+    let error = bench.step("own", "provision", &body).await.expect_err("the port is taken");
+    assert_eq!(error.message, "`pg_ctl start` ended with exit code 1");
+    assert!(error.details.iter().any(|line| line.contains("Address already in use")), "{error:?}");
+    drop(taken);
+    let graph = bench.step("own", "provision", &body).await.expect("it starts when the port is free");
+    assert!(bench.secret("own", "url").contains(&format!("@127.0.0.1:{port}/")));
+    bench.undo("own", &graph.actions[0]).await.expect("it is removed");
+    assert!(!place.exists());
 }
 
 fn open_to_all(folder: &Path) {

@@ -219,6 +219,13 @@ impl Managed {
 }
 
 fn check_settings(managed: &Managed, to: &mut Declarations) {
+    // PostgreSQL itself takes any name, but its extension scripts, which initdb runs, refuse these in their owner's.
+    let name = &managed.superuser;
+    if name.is_empty() || name.len() > 63 || name.starts_with("pg_") || name.contains(['"', '$', '\'', '\\']) {
+        let help = "1 to 63 bytes, not beginning with `pg_`, without \" $ ' \\";
+        let message = format!("`{name}` cannot be the name of a superuser that initdb makes");
+        to.problem("bad_superuser", key(["managed", "superuser"]), message, Some(help));
+    }
     for name in managed.settings.keys() {
         let word = |c: char| c.is_ascii_alphanumeric() || "_.".contains(c);
         if name.is_empty() || !name.chars().all(word) {
@@ -308,5 +315,6 @@ mod tests {
             problems::<Provision>("{ managed: { version: 18, settings: { port: '1', \"a'b\": x, c: \"x\\ny\" } } }"),
             ["bad_setting", "bad_setting", "bad_setting"]
         );
+        assert_eq!(problems::<Provision>("{ managed: { version: 18, superuser: \"o'brien\" } }"), ["bad_superuser"]);
     }
 }

@@ -176,12 +176,12 @@ impl Running {
         }
         self.ended = true;
         let guard = self.guard.as_ref().and_then(|guard| guard.child.id());
-        for (signal, grace) in [(None, Duration::ZERO), (Some(Signal::SIGTERM), GRACE), (Some(Signal::SIGKILL), GRACE)]
-        {
-            if let Some(signal) = signal {
-                self.signal(signal);
+        for signal in [Signal::SIGTERM, Signal::SIGKILL] {
+            if !self.leftovers(guard) {
+                break;
             }
-            let until = Instant::now() + grace;
+            self.signal(signal);
+            let until = Instant::now() + GRACE;
             while self.leftovers(guard) && Instant::now() < until {
                 sleep(Duration::from_millis(20)).await;
             }
