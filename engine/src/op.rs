@@ -40,6 +40,14 @@ pub enum Op {
         /// The folder that [`CreateCluster`] made.
         folder: PathBuf,
     },
+    /// Run SQL.
+    RunSql(data::RunSql),
+    /// Create a database.
+    CreateDatabase(data::CreateDatabase),
+    /// Drop a database that this run created.
+    DropDatabase(data::DropDatabase),
+    /// Vacuum or analyze a database.
+    Vacuum(data::Vacuum),
     /// Compare something of two servers.
     Compare {
         /// What.

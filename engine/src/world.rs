@@ -25,7 +25,10 @@ use crate::{
     journal::sqlite::process_start,
     kinds::{self, ExpandCx},
     lookup::{Lookup, plan_error},
-    op::{Exec, Op, Probe},
+    op::{
+        Exec, Op, Probe,
+        data::{RunSql, SqlExpect, SqlSource},
+    },
     perform::{self, PerformCx, Progress, Report, tunnel::Held},
     plan::{Database, Plan, Step},
     platforms::{self, Platforms},
@@ -421,7 +424,7 @@ impl World for Real {
         Ok(Some(match undo {
             Undo::None => None,
             Undo::Run(argv) => Some(Op::Exec(Exec { argv, ..Exec::default() })),
-            Undo::Sql { sql, database } => todo_sql(sql, database),
+            Undo::Sql { sql, database } => Some(Op::RunSql(RunSql { database, source: SqlSource::Text(vec![sql]), transaction: true, read_only: false, expect: SqlExpect::default() })),
         }))
     }
 
@@ -528,6 +531,5 @@ pub fn cache_folder(vars: &BTreeMap<String, String>) -> Option<PathBuf> {
     }
     set("XDG_CACHE_HOME").or_else(|| Some(set("HOME")?.join(".cache"))).map(|folder| folder.join("pgplan"))
 }
-fn todo_sql(_: Text, _: String) -> Option<Op> {
     None
 }

@@ -6,6 +6,7 @@ mod engine;
 mod env;
 mod fakes;
 mod live_connections;
+mod live_data;
 mod live_platforms;
 mod live_tls;
 mod live_verify;

@@ -16,6 +16,7 @@ use crate::{
 
 pub mod approve;
 pub mod command;
+pub mod create_database;
 pub mod declare;
 pub mod deprovision;
 pub mod dump;
@@ -26,7 +27,9 @@ mod registry;
 pub mod repoint;
 pub mod restore;
 pub mod scale;
+pub mod sql;
 pub mod tunnel;
+pub mod vacuum;
 pub mod verify;
 
 pub use declare::{Declarations, Handed, Use};
@@ -46,10 +49,13 @@ pub fn all() -> &'static [KindEntry] {
             entry::<tunnel::Tunnel>(),
             entry::<approve::Approve>(),
             entry::<provision::Provision>(),
+            entry::<create_database::CreateDatabase>(),
             entry::<deprovision::Deprovision>(),
             entry::<dump::Dump>(),
             entry::<filter::Filter>(),
             entry::<restore::Restore>(),
+            entry::<sql::Sql>(),
+            entry::<vacuum::Vacuum>(),
         ]
     });
     &ALL

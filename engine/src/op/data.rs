@@ -4,10 +4,13 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use crate::secret::Text;
+use crate::{
+    postgres::quote::{ident, literal},
+    secret::Text,
+};
 
 /// SQL to run in a database of the plan.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RunSql {
     /// The database's name in the plan.
     pub database: String,
@@ -33,14 +36,14 @@ pub enum SqlSource {
 }
 
 /// What SQL must give.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SqlExpect {
     /// Rows that the last statement returned or changed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rows: Option<u64>,
     /// The first column of the first row that the last query returned, as text.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub value: Option<String>,
+    pub value: Option<Text>,
 }
 
 /// A database to create.
@@ -75,6 +78,23 @@ pub struct CreateDatabase {
     pub keep_existing: bool,
     /// Whether it was there when the step was surveyed; what appears after that is this run's own or a stranger's.
     pub existed: bool,
+}
+
+impl CreateDatabase {
+    /// Returns the statement that creates the database under this name.
+    #[must_use]
+    pub fn sql(&self, name: &str) -> String {
+        let mut sql = format!("CREATE DATABASE {} TEMPLATE {}", ident(name), ident(&self.template));
+        let names = [("OWNER", &self.owner), ("TABLESPACE", &self.tablespace)];
+        let values = [("ENCODING", &self.encoding), ("LC_COLLATE", &self.lc_collate), ("LC_CTYPE", &self.lc_ctype)];
+        for (word, value) in names {
+            sql.extend(value.iter().map(|value| format!(" {word} {}", ident(value))));
+        }
+        for (word, value) in values {
+            sql.extend(value.iter().map(|value| format!(" {word} {}", literal(value))));
+        }
+        sql
+    }
 }
 
 /// A database to drop, if this run created it.

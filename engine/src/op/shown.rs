@@ -1,7 +1,13 @@
 //! Operations as the dry run shows them: the command line or SQL that would be used, secrets by name.
 
-use super::{EditFile, Exec, Expected, Op, RestoreOp};
-use crate::secret::Text;
+use super::{
+    EditFile, Exec, Expected, Op, RestoreOp,
+    data::{RunSql, SqlSource},
+};
+use crate::{
+    postgres::quote::{ident, on_one_line},
+    secret::Text,
+};
 
 impl Op {
     /// Returns what a reader wants to see besides the action's title, line by line.
@@ -15,9 +21,13 @@ impl Op {
             Self::CreateCluster(cluster) => vec![format!("in {}", cluster.folder.display())],
             Self::RemoveCluster { folder } => vec![format!("rm -r {}", folder.display())],
             Self::Restore(restore) => restore.shown(),
+            Self::RunSql(sql) => sql.shown(),
+            Self::CreateDatabase(new) => vec![new.sql(new.name.as_deref().unwrap_or("?"))],
+            Self::DropDatabase(old) => vec![format!("DROP DATABASE {}", ident(old.name.as_deref().unwrap_or("?")))],
             // Their titles say it all.
             Self::Dump(_)
             | Self::Filter(_)
+            | Self::Vacuum(_)
             | Self::Compare { .. }
             | Self::JudgeComparison(_)
             | Self::Approve { .. }
@@ -56,5 +66,22 @@ impl RestoreOp {
             }
         }));
         lines
+    }
+}
+
+impl RunSql {
+    fn shown(&self) -> Vec<String> {
+        let lines = |text: &Text| text.to_string().lines().map(on_one_line).collect::<Vec<_>>();
+        let mut shown: Vec<String> = match &self.source {
+            SqlSource::Text(texts) => texts.iter().flat_map(lines).collect(),
+            SqlSource::File(file) => vec![format!("from {}", file.display())],
+        };
+        if let Some(rows) = self.expect.rows {
+            shown.push(format!("must give {rows} rows"));
+        }
+        if let Some(value) = &self.expect.value {
+            shown.push(format!("must give the value {value}"));
+        }
+        shown
     }
 }

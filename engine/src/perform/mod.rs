@@ -21,6 +21,7 @@ use crate::{
 
 pub mod cluster;
 pub mod compare;
+pub mod create_database;
 pub mod dump;
 pub mod edit;
 pub mod exec;
@@ -28,9 +29,11 @@ pub mod filter;
 pub(crate) mod parse;
 mod remember;
 pub mod restore;
+pub mod run_sql;
 mod session;
 mod text;
 pub mod tunnel;
+pub mod vacuum;
 
 /// What carrying out one action needs to know, besides its operation.
 #[derive(Clone)]
@@ -79,6 +82,10 @@ pub async fn perform(op: &Op, cx: &PerformCx) -> Result<Output, StepError> {
         Op::Filter(op) => filter::filter(op, cx).await,
         Op::Restore(op) => restore::restore(op, cx).await,
         Op::Remember { values, file } => remember::remember(values, file.as_deref(), cx),
+        Op::RunSql(op) => run_sql::run(op, cx).await,
+        Op::CreateDatabase(op) => create_database::create(op, cx).await,
+        Op::DropDatabase(op) => create_database::drop_created(op, cx).await,
+        Op::Vacuum(op) => vacuum::vacuum(op, cx).await,
         Op::Compare { comparison } => compare::compare(comparison, cx).await,
         Op::JudgeComparison(op) => compare::judge(op, cx).await,
         Op::Approve { .. } => {

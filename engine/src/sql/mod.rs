@@ -19,6 +19,7 @@ pub mod reader;
 mod redact;
 mod roles;
 mod scanner;
+pub mod script;
 pub mod statement;
 mod token;
 

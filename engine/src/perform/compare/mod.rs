@@ -150,7 +150,7 @@ fn read_piece(cx: &PerformCx, action: &str) -> Option<Piece> {
 }
 
 /// Writes a file for the user alone, whole or not at all.
-fn write_json<T: Serialize>(path: &std::path::Path, value: &T) -> Result<(), StepError> {
+pub(super) fn write_json<T: Serialize>(path: &std::path::Path, value: &T) -> Result<(), StepError> {
     use std::os::unix::fs::DirBuilderExt as _;
     let wrong = |error: std::io::Error| StepError::io("write", path, &error);
     let folder = path.parent().unwrap_or(path);
