@@ -424,7 +424,13 @@ impl World for Real {
         Ok(Some(match undo {
             Undo::None => None,
             Undo::Run(argv) => Some(Op::Exec(Exec { argv, ..Exec::default() })),
-            Undo::Sql { sql, database } => Some(Op::RunSql(RunSql { database, source: SqlSource::Text(vec![sql]), transaction: true, read_only: false, expect: SqlExpect::default() })),
+            Undo::Sql { sql, database } => Some(Op::RunSql(RunSql {
+                database,
+                source: SqlSource::Text(vec![sql]),
+                transaction: true,
+                read_only: false,
+                expect: SqlExpect::default(),
+            })),
         }))
     }
 
@@ -530,6 +536,4 @@ pub fn cache_folder(vars: &BTreeMap<String, String>) -> Option<PathBuf> {
         return Some(PathBuf::from("/var/cache/pgplan"));
     }
     set("XDG_CACHE_HOME").or_else(|| Some(set("HOME")?.join(".cache"))).map(|folder| folder.join("pgplan"))
-}
-    None
 }
