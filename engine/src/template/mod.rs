@@ -251,7 +251,7 @@ fn evaluate_in(
     if problems.len() > before {
         return None;
     }
-    let compiled = match ENVIRONMENT.compile_expression_owned(expression.to_owned()) {
+    let compiled = match ENVIRONMENT.compile_expression_owned(names::for_minijinja(expression).into_owned()) {
         Ok(compiled) => compiled,
         Err(error) => {
             problems.push(failure(&error, "bad_expression", expression, at));

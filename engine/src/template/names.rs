@@ -3,7 +3,7 @@
 //! minijinja can list the variables of an expression, but takes `steps['dump']` for plain `steps`; a plan needs the
 //! whole path to tell which step must come before. So this is a reader of the expression's tokens.
 
-use std::ops::Range;
+use std::{borrow::Cow, ops::Range};
 
 /// A path of names in an expression.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -135,7 +135,9 @@ fn tokens(text: &str) -> Vec<(Token, Range<usize>)> {
             tokens.push((Token::Text(string), at..at + length));
             length
         } else if c.is_alphabetic() || c == '_' {
-            let length = rest.find(|c: char| !c.is_alphanumeric() && c != '_').unwrap_or(rest.len());
+            let with_hyphens = is_hyphenated_place(&tokens);
+            let inside = |c: char| c.is_alphanumeric() || c == '_' || (c == '-' && with_hyphens);
+            let length = rest.find(|c: char| !inside(c)).unwrap_or(rest.len());
             tokens.push((Token::Word(rest[..length].to_owned()), at..at + length));
             length
         } else if c.is_ascii_digit() {
@@ -151,6 +153,28 @@ fn tokens(text: &str) -> Vec<(Token, Range<usize>)> {
         at += length;
     }
     tokens
+}
+
+/// Returns whether the next word may hold hyphens: right behind `steps.`, `secrets.` or `databases.`, where a minus
+/// would make no sense and `stop-app` is a usual name.
+fn is_hyphenated_place(tokens: &[(Token, Range<usize>)]) -> bool {
+    let [.., (Token::Word(root), _), (Token::Sign("."), _)] = tokens else { return false };
+    let is_root = !matches!(tokens.len().checked_sub(3).map(|at| &tokens[at].0), Some(Token::Sign(".")));
+    is_root && matches!(root.as_str(), "steps" | "secrets" | "databases")
+}
+
+/// Returns the expression as minijinja understands it: `steps.stop-app` becomes `steps['stop-app']`.
+pub(super) fn for_minijinja(expression: &str) -> Cow<'_, str> {
+    let mut out = Cow::Borrowed(expression);
+    let tokens = tokens(expression);
+    let hyphenated = tokens.iter().enumerate().rev().filter_map(|(at, (token, span))| match token {
+        Token::Word(word) if word.contains('-') => Some((word, tokens[at - 1].1.start..span.end)),
+        _ => None,
+    });
+    for (word, span) in hyphenated {
+        out.to_mut().replace_range(span, &format!("['{word}']"));
+    }
+    out
 }
 
 /// Returns the string literal at the start of `text` and its length with the quotes.
@@ -187,6 +211,8 @@ mod tests {
     fn lists_whole_paths() {
         assert_eq!(paths("steps.dump.outputs.file ~ vars['db']"), ["steps.dump.outputs.file", "vars.db"]);
         assert_eq!(paths("steps['stop-app'].outputs['web'][0]"), ["steps.stop-app.outputs.web.0"]);
+        assert_eq!(paths("steps.stop-app.outputs.web ~ vars.a-vars.b"), ["steps.stop-app.outputs.web", "vars.a", "vars.b"]);
+        assert_eq!(for_minijinja("steps.stop-app.x - secrets.a"), "steps['stop-app'].x - secrets.a");
         assert_eq!(paths("vars[each.key].size"), ["vars[*]", "each.key"]);
         assert_eq!(paths("vars.a | default('vars.b') | join(sep=vars.c)"), ["vars.a", "vars.c"]);
         assert_eq!(paths("vars.x is defined and not none or true"), ["vars.x"]);
