@@ -5,6 +5,7 @@ mod cluster;
 mod engine;
 mod env;
 mod fakes;
+mod guard;
 mod live_connections;
 mod live_data;
 mod live_platforms;
