@@ -7,6 +7,7 @@ use std::{
 
 use owo_colors::{OwoColorize, Style};
 use pgplan_engine::error::StepError;
+pub(crate) use pgplan_engine::quantity::{bytes, count};
 
 /// When to colour.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
@@ -105,16 +106,6 @@ pub(crate) fn paint(text: impl Display, tone: Tone) -> String {
         Tone::Strong => Style::new().bold(),
     };
     text.style(style).to_string()
-}
-
-/// Returns bytes as people read them, in binary units: `1.4 GiB`.
-pub(crate) fn bytes(count: u64) -> String {
-    indicatif::BinaryBytes(count).to_string()
-}
-
-/// Returns a count with thousands separated: `1,234,567`.
-pub(crate) fn count(number: u64) -> String {
-    indicatif::HumanCount(number).to_string()
 }
 
 /// Returns a duration as people read it: `340 ms`, `12.3 s`, `4 min 05 s`, `2 h 03 min`.

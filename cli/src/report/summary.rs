@@ -1,6 +1,6 @@
 //! The end of a run for people: steps, times, rows verified, downtime, what to do next.
 
-use comfy_table::{Cell, CellAlignment, Table, presets};
+use comfy_table::{Cell, CellAlignment, ContentArrangement, Table, presets};
 use jiff::Timestamp;
 use pgplan_engine::{
     plan::Plan,
@@ -8,6 +8,9 @@ use pgplan_engine::{
 };
 
 use crate::ui::{Tone, bytes, count, duration, paint};
+
+/// The width of a table that is not written to a terminal.
+const PIPED_WIDTH: u16 = 120;
 
 /// Returns the word and its tone for a step's status.
 pub(crate) fn status_word(status: StepStatus) -> (&'static str, Tone) {
@@ -30,6 +33,10 @@ pub(crate) fn between(from: Timestamp, to: Timestamp) -> u64 {
 /// Returns the table of steps with times and what each did.
 pub(crate) fn table(order: &[String], state: &RunState) -> Table {
     let mut table = Table::new();
+    table.set_content_arrangement(ContentArrangement::Dynamic);
+    if !table.is_tty() {
+        table.set_width(PIPED_WIDTH);
+    }
     table.load_style(presets::NOTHING).set_header(["step", "status", "time", "actions", "what"]);
     for id in order {
         let empty = StepState::default();

@@ -7,7 +7,7 @@ use serde_json::Value;
 use tokio::time::{Instant, sleep};
 
 use super::{
-    PerformCx,
+    PerformCx, Progress,
     parse::{as_text, read},
 };
 use crate::{
@@ -49,7 +49,7 @@ pub async fn exec(op: &Exec, cx: &PerformCx) -> Result<Output, StepError> {
 /// # Errors
 /// As [`exec`].
 pub async fn look(op: &Exec, cx: &PerformCx) -> Result<BTreeMap<String, Value>, StepError> {
-    let finished = run(op, cx).await?;
+    let finished = run(op, &quiet(cx)).await?;
     finished.check(&op.success_codes)?;
     let outputs = captures(&op.capture, &finished, cx)?;
     let plain = outputs.into_iter().filter_map(|(name, value)| match value {
@@ -66,7 +66,7 @@ pub async fn look(op: &Exec, cx: &PerformCx) -> Result<BTreeMap<String, Value>, 
 /// # Errors
 /// When there is no answer: the program is not installed, was killed or interrupted, or an output is missing.
 pub async fn probe(check: &Probe, cx: &PerformCx) -> Result<Option<Outputs>, StepError> {
-    let finished = run(&check.exec, cx).await?;
+    let finished = run(&check.exec, &quiet(cx)).await?;
     if finished.status.code().is_none() {
         finished.check(&[])?;
     }
@@ -83,6 +83,11 @@ pub async fn probe(check: &Probe, cx: &PerformCx) -> Result<Option<Outputs>, Ste
         return Ok(None);
     }
     captures(&check.exec.capture, &finished, cx).map(Some)
+}
+
+/// What a look prints is read, not shown.
+fn quiet(cx: &PerformCx) -> PerformCx {
+    PerformCx { progress: Progress::silent(), ..cx.clone() }
 }
 
 fn is_found(found: &Found, stdout: &str, finished: &Finished, cx: &PerformCx) -> Result<bool, StepError> {

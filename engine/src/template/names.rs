@@ -211,7 +211,10 @@ mod tests {
     fn lists_whole_paths() {
         assert_eq!(paths("steps.dump.outputs.file ~ vars['db']"), ["steps.dump.outputs.file", "vars.db"]);
         assert_eq!(paths("steps['stop-app'].outputs['web'][0]"), ["steps.stop-app.outputs.web.0"]);
-        assert_eq!(paths("steps.stop-app.outputs.web ~ vars.a-vars.b"), ["steps.stop-app.outputs.web", "vars.a", "vars.b"]);
+        assert_eq!(
+            paths("steps.stop-app.outputs.web ~ vars.a-vars.b"),
+            ["steps.stop-app.outputs.web", "vars.a", "vars.b"]
+        );
         assert_eq!(for_minijinja("steps.stop-app.x - secrets.a"), "steps['stop-app'].x - secrets.a");
         assert_eq!(paths("vars[each.key].size"), ["vars[*]", "each.key"]);
         assert_eq!(paths("vars.a | default('vars.b') | join(sep=vars.c)"), ["vars.a", "vars.c"]);
