@@ -108,7 +108,7 @@ cat <<TEXT
 
 To look further:
   $PGPLAN log        every event of the run
-  $PGPLAN report     what was done, proved and measured
+  $PGPLAN status     the table above, with errors and their fixes when there are any
 TEXT
 if [[ ${KEEP:-} == 1 ]]; then
   echo "  PGPASSWORD=$SOURCE_PASSWORD $postgres/15/bin/psql $SOURCE_URL"

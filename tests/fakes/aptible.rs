@@ -262,6 +262,9 @@ fn tunnel(handle: &str, url: &str, port: Option<u16>) -> Reply {
 
 fn forward(client: &TcpStream, place: &(String, u16)) -> io::Result<()> {
     let server = TcpStream::connect((place.0.as_str(), place.1))?;
+    // A client's many small questions must not wait for delayed acknowledgements.
+    server.set_nodelay(true)?;
+    client.set_nodelay(true)?;
     let (mut from_client, mut to_server) = (client.try_clone()?, server.try_clone()?);
     let upstream = thread::spawn(move || {
         let copied = io::copy(&mut from_client, &mut to_server);

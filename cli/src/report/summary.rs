@@ -71,7 +71,8 @@ fn what(step: &StepState) -> String {
     }
     let outputs = || step.actions.iter().filter_map(|action| action.output.as_ref());
     if let [action] = step.actions.as_slice() {
-        return action.output.as_ref().map(|output| output.summary.clone()).unwrap_or_default();
+        let said = action.output.as_ref().map(|output| output.summary.clone()).filter(|said| !said.is_empty());
+        return said.unwrap_or_else(|| action.action.title.clone());
     }
     let rows: u64 = outputs().filter_map(|output| output.rows).sum();
     let size: u64 = outputs().filter_map(|output| output.bytes).sum();

@@ -40,8 +40,11 @@ pub async fn exec(op: &Exec, cx: &PerformCx) -> Result<Output, StepError> {
     if let (Some(check), Some(within)) = (&op.done_if, op.confirm_within_ms) {
         outputs.extend(confirm(check, Duration::from_millis(within), cx).await?);
     }
-    let code = finished.status.code().unwrap_or_default();
-    Ok(Output { outputs, summary: format!("ended with exit code {code}"), ..Output::default() })
+    let summary = match finished.status.code() {
+        Some(0) | None => String::new(),
+        Some(code) => format!("ended with exit code {code}"),
+    };
+    Ok(Output { outputs, summary, ..Output::default() })
 }
 
 /// Runs a program that only looks, and returns what it captures; secrets among it are left out.

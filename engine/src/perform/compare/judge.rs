@@ -94,7 +94,7 @@ pub async fn judge(op: &JudgeComparison, cx: &PerformCx) -> Result<Output, StepE
         .with("differences", Vec::<String>::new())
         .with("report", path.display().to_string());
     output.warnings.extend(ignored.iter().map(|finding| format!("ignored: {finding}")));
-    (output.rows, output.bytes) = (Some(rows), Some(bytes));
+    // Rows and bytes were counted by the comparisons already.
     Ok(output)
 }
 
