@@ -2,6 +2,7 @@
 
 use std::{
     fmt,
+    ops::Range,
     sync::{Arc, LazyLock},
 };
 
@@ -32,13 +33,22 @@ pub struct Diagnostic {
     pub labels: Vec<(Place, String)>,
     /// What to do.
     pub help: Option<String>,
+    /// Places whose text must not be shown: they hold what should have been a secret.
+    pub hidden: Vec<Place>,
 }
 
 impl Diagnostic {
     /// Returns an error with this code and one-line message.
     #[must_use]
     pub fn error(code: &'static str, message: impl Into<String>) -> Self {
-        Self { code, severity: Severity::Error, message: message.into(), labels: Vec::new(), help: None }
+        Self {
+            code,
+            severity: Severity::Error,
+            message: message.into(),
+            labels: Vec::new(),
+            help: None,
+            hidden: Vec::new(),
+        }
     }
 
     /// Returns a warning with this code and one-line message.
@@ -51,6 +61,13 @@ impl Diagnostic {
     #[must_use]
     pub fn at(mut self, place: &Place, label: impl Into<String>) -> Self {
         self.labels.push((place.clone(), label.into()));
+        self
+    }
+
+    /// Returns the diagnostic with one more place whose text is never shown, whatever is reported near it.
+    #[must_use]
+    pub fn hide(mut self, place: &Place) -> Self {
+        self.hidden.push(place.clone());
         self
     }
 
@@ -107,18 +124,21 @@ impl Diagnostic {
         Report {
             message: self.message.clone(),
             code: Some(self.code),
-            severity: self.severity,
+            severity: match self.severity {
+                Severity::Warning => miette::Severity::Warning,
+                Severity::Error => miette::Severity::Error,
+            },
             help: self.help.clone(),
             labels: file.as_ref().map_or_else(Vec::new, spans),
-            source: file.as_deref().map(Source::of),
+            source: file.map(|file| Source::of(&file, &self.hidden)),
             related: files
                 .map(|file| Report {
                     message: format!("see also {}", file.name),
                     code: None,
-                    severity: self.severity,
+                    severity: miette::Severity::Advice,
                     help: None,
                     labels: spans(&file),
-                    source: Some(Source::of(&file)),
+                    source: Some(Source::of(&file, &self.hidden)),
                     related: Vec::new(),
                 })
                 .collect(),
@@ -145,7 +165,7 @@ impl fmt::Display for Diagnostic {
 pub struct Report {
     message: String,
     code: Option<&'static str>,
-    severity: Severity,
+    severity: miette::Severity,
     help: Option<String>,
     source: Option<Source>,
     labels: Vec<miette::LabeledSpan>,
@@ -171,10 +191,7 @@ impl miette::Diagnostic for Report {
     }
 
     fn severity(&self) -> Option<miette::Severity> {
-        Some(match self.severity {
-            Severity::Warning => miette::Severity::Warning,
-            Severity::Error => miette::Severity::Error,
-        })
+        Some(self.severity)
     }
 
     fn help<'a>(&'a self) -> Option<Box<dyn fmt::Display + 'a>> {
@@ -205,13 +222,16 @@ struct Source {
 }
 
 impl Source {
-    fn of(file: &SourceFile) -> Self {
-        Self { name: file.name.clone(), text: masked(&file.text) }
+    fn of(file: &Arc<SourceFile>, hidden: &[Place]) -> Self {
+        let hidden = hidden.iter().filter(|place| Arc::ptr_eq(&place.file, file));
+        let hidden: Vec<Range<usize>> = hidden.map(|place| place.span.clone()).collect();
+        Self { name: file.name.clone(), text: masked(&file.text, &hidden) }
     }
 }
 
-/// Returns the text with passwords that stand in it replaced by stars; every byte keeps its place.
-fn masked(text: &str) -> String {
+/// Returns the text with the hidden ranges, and passwords that stand in it, replaced by stars; every byte keeps its
+/// place.
+fn masked(text: &str, hidden: &[Range<usize>]) -> String {
     static PASSWORD: LazyLock<Option<Regex>> = LazyLock::new(|| {
         Regex::new(
             r#"(?xi) ://[^\s:/@"'{}]*: (?P<url>[^\s/"'{}]+) @
@@ -220,6 +240,11 @@ fn masked(text: &str) -> String {
         .ok()
     });
     let mut bytes = text.as_bytes().to_vec();
+    for byte in hidden.iter().flat_map(|range| range.clone()) {
+        if let Some(byte) = bytes.get_mut(byte).filter(|byte| **byte != b'\n') {
+            *byte = b'*';
+        }
+    }
     for found in PASSWORD.iter().flat_map(|password| password.captures_iter(text)) {
         for group in [found.name("url"), found.name("named")].into_iter().flatten() {
             if !group.as_str().contains("${{") {
@@ -287,9 +312,11 @@ impl Problems {
     /// Returns them file by file from top to bottom, each once.
     #[must_use]
     pub fn into_sorted(self) -> Vec<Diagnostic> {
+        let hidden: Vec<Place> = self.list.iter().flat_map(|one| one.hidden.iter().cloned()).collect();
         let mut files: Vec<Arc<SourceFile>> = Vec::new();
         let mut keyed: Vec<(Option<usize>, usize, Diagnostic)> = Vec::new();
-        for diagnostic in self.list {
+        for mut diagnostic in self.list {
+            diagnostic.hidden.clone_from(&hidden);
             let (file, start) = match diagnostic.place() {
                 None => (None, 0),
                 Some(place) => {
@@ -305,7 +332,14 @@ impl Problems {
         }
         keyed.sort_by_key(|(file, start, _)| (*file, *start));
         let mut list: Vec<Diagnostic> = keyed.into_iter().map(|(_, _, diagnostic)| diagnostic).collect();
-        list.dedup();
+        let mut seen = Vec::new();
+        list.retain(|one| {
+            let same_place = |other: &Diagnostic| other.place() == one.place();
+            seen.retain(same_place);
+            let new = !seen.contains(one);
+            seen.push(one.clone());
+            new
+        });
         list
     }
 }
@@ -326,7 +360,7 @@ mod tests {
     #[test]
     fn passwords_are_masked_in_place() {
         let text = "a: postgres://u:hunter2@h/d\nb: { password: hunter2 }\nc: \"${{ secrets.x }}\"\npassword: \"${{ secrets.x }}\"\nd: ünsec password='hünter' x";
-        let masked = masked(text);
+        let masked = masked(text, &[]);
         assert_eq!(masked.len(), text.len());
         assert!(!masked.contains("nter"), "{masked}");
         assert_eq!(masked.matches("${{ secrets.x }}").count(), 2);

@@ -92,14 +92,14 @@ fn check(document: Document, options: &Options, problems: &mut Problems) -> Opti
     let name = settings.name.clone().unwrap_or_else(|| default_name(&file.name));
     let early = Scope::new(&name, &shown).with_vars(&vars).only(&["vars", "plan"]);
     let secrets = sources::secrets(secrets, &early, problems);
-    let databases = sources::databases(databases, &early, problems);
+    let (databases, nodes) = sources::databases(databases, &early, problems);
     let mut drafts = steps::read(steps, &early, problems);
     let scope = Scope::new(&name, &shown)
         .with_vars(&vars)
         .with_secrets(secrets.keys().cloned())
         .with_databases(databases.clone())
         .with_steps(drafts.iter().map(|draft| draft.id.clone()));
-    sources::check_addresses(&databases, &scope, problems);
+    let scope = sources::check_addresses(&databases, &nodes, scope, problems);
     let order = order::build(&drafts, problems);
     bodies::declare(&mut drafts, &scope, &folder, problems);
     let mut edges = order.edges(&drafts);

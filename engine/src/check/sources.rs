@@ -26,6 +26,7 @@ pub(super) fn secrets(
                     format!("the secret `{name}` must say where it is, not what it is"),
                 )
                 .at(&key.place, "declared here")
+                .hide(&node.place)
                 .help("write { env: NAME }, { file: PATH }, { command: [...] } or { pgpass: { … } }"),
             ]),
         };
@@ -56,12 +57,14 @@ pub(super) fn secrets(
     secrets
 }
 
+/// Returns the databases, and their nodes for [`check_addresses`].
 pub(super) fn databases(
     entries: Vec<(Key, Node)>,
     scope: &Scope,
     problems: &mut Problems,
-) -> BTreeMap<String, Database> {
+) -> (BTreeMap<String, Database>, Vec<(String, Node)>) {
     let mut databases = BTreeMap::new();
+    let mut nodes = Vec::new();
     for (name, (key, node)) in super::named("database", entries, problems) {
         let after = references(&node, false)
             .into_iter()
@@ -92,9 +95,10 @@ pub(super) fn databases(
                 problems.push(Diagnostic::error("wrong_type", message).at(&node.place, "here"));
             }
         }
-        databases.insert(name, database);
+        databases.insert(name.clone(), database);
+        nodes.push((name, node));
     }
-    databases
+    (databases, nodes)
 }
 
 /// Reads the mapping of a database: `expect` and `protect` now, the rest stays a template.
@@ -126,19 +130,34 @@ fn fill(database: &mut Database, keys: &DatabaseKeys, node: &Node) {
     }
 }
 
-/// Reports addresses that cannot be read and passwords that stand there for everyone to see.
-pub(super) fn check_addresses(databases: &BTreeMap<String, Database>, scope: &Scope, problems: &mut Problems) {
-    for (name, database) in databases {
-        let address = match scope.address(name) {
+/// Reports addresses that cannot be read and passwords that stand there for everyone to see. In the scope that is
+/// returned a database whose address is wrong counts as not known yet, so that its uses are not reported again.
+pub(super) fn check_addresses(
+    databases: &BTreeMap<String, Database>,
+    nodes: &[(String, Node)],
+    scope: Scope,
+    problems: &mut Problems,
+) -> Scope {
+    let mut usable = databases.clone();
+    let inner = scope.clone().only(&["vars", "secrets", "steps", "run", "plan"]);
+    for (name, node) in nodes {
+        // The templates are rendered where they stand first: that tells the place of each problem.
+        let address = render(node, &inner).and_then(|_| scope.address(name));
+        let address = match address {
             Ok(Known::Now(address)) => address,
             Ok(Known::After(_)) => continue,
             Err(found) => {
                 problems.extend(found);
+                if let Some(database) = usable.get_mut(name) {
+                    database.url = "${{ run.id }}".to_owned();
+                }
                 continue;
             }
         };
         let password = address.params.get("password").and_then(crate::secret::Text::as_plain);
-        if password.is_some_and(|password| !password.is_empty()) {
+        if password.is_some_and(|password| !password.is_empty())
+            && let Some(database) = databases.get(name)
+        {
             problems.push(
                 Diagnostic::warning("password_in_clear", format!("the password of `{name}` stands in the plan"))
                     .at(&database.place, "this database")
@@ -148,4 +167,5 @@ pub(super) fn check_addresses(databases: &BTreeMap<String, Database>, scope: &Sc
             );
         }
     }
+    scope.with_databases(usable)
 }

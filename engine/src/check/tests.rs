@@ -1,5 +1,5 @@
-use super::*;
-use crate::plan::Reason;
+use super::{steps::Draft, *};
+use crate::{kinds::Handed, plan::Reason};
 
 fn checked(text: &str) -> Checked {
     check_text("plan.yaml", PathBuf::from("."), text.to_owned(), &Options::default())
@@ -87,7 +87,6 @@ steps:
         "bad_value",
         "duplicate_step",
         "unknown_key",
-        "missing_key",
         "unknown_key",
     ];
     assert_eq!(codes(text), expected);
@@ -110,4 +109,46 @@ fn ten_thousand_steps() {
     }
     let plan = checked(&text).plan.unwrap();
     assert_eq!(plan.steps.len(), 10_000);
+}
+
+/// Steps whose artifacts are declared here instead of by kinds.
+fn artifacts(text: &str, gives: &[&str], takes: &[(&str, Option<&str>)]) -> (Vec<Draft>, Vec<Diagnostic>) {
+    let mut problems = Problems::default();
+    let document = document::load_text("p".to_owned(), PathBuf::from("."), text.to_owned(), &mut problems).unwrap();
+    let mut drafts = steps::read(document.steps, &Scope::new("p", "."), &mut problems);
+    for draft in &mut drafts {
+        if gives.contains(&draft.id.as_str()) {
+            draft.declared.makes(Handed::Dump);
+        }
+        for (_, from) in takes.iter().filter(|(id, _)| *id == draft.id) {
+            draft.declared.takes("from", Handed::Dump, *from);
+        }
+    }
+    let order = order::build(&drafts, &mut problems);
+    artifacts::resolve(&mut drafts, &order, &mut problems);
+    (drafts, problems.into_sorted())
+}
+
+#[test]
+fn a_step_takes_from_its_nearest_ancestor() {
+    let step = |id: &str, needs: &str| format!("  - {{ id: {id}, needs: [{needs}], approve: {{ message: m }} }}\n");
+    let plan = |steps: &[(&str, &str)]| {
+        let steps: String = steps.iter().map(|(id, needs)| step(id, needs)).collect();
+        format!("version: 1\nsteps:\n{steps}")
+    };
+    let chain = plan(&[("dump", ""), ("filter", "dump"), ("stop", "dump"), ("load", "filter, stop")]);
+    let (drafts, problems) = artifacts(&chain, &["dump", "filter"], &[("filter", None), ("load", None)]);
+    assert_eq!(problems, []);
+    assert_eq!((drafts[1].inputs["from"].as_str(), drafts[3].inputs["from"].as_str()), ("dump", "filter"));
+
+    let both = plan(&[("a", ""), ("b", ""), ("load", "a, b"), ("lone", "")]);
+    let takes = [("load", None), ("lone", None)];
+    let (_, problems) = artifacts(&both, &["a", "b"], &takes);
+    assert_eq!(problems.iter().map(|one| one.code).collect::<Vec<_>>(), ["ambiguous_artifact", "artifact_missing"]);
+    assert_eq!(problems[0].help.as_deref(), Some("say which: `from: a`"));
+
+    let takes = [("load", Some("b")), ("lone", Some("b"))];
+    let (drafts, problems) = artifacts(&both, &["a", "b"], &takes);
+    assert_eq!(drafts[2].inputs["from"], "b");
+    assert_eq!(problems.iter().map(|one| one.code).collect::<Vec<_>>(), ["not_an_ancestor"]);
 }

@@ -19,21 +19,23 @@ use crate::{
 /// Why a value could not be read.
 #[derive(Debug)]
 pub(super) struct DeError {
-    pub(super) code: &'static str,
-    message: String,
-    help: Option<String>,
+    code: &'static str,
+    message: Box<str>,
+    help: Option<Box<str>>,
     place: Option<Place>,
+    /// The key that is missing, where that is the trouble.
+    pub(super) missing: Option<&'static str>,
     /// The keys that lead to the value, outermost last.
     pub(super) path: Vec<String>,
 }
 
 impl DeError {
     fn new(code: &'static str, message: String) -> Self {
-        Self { code, message, help: None, place: None, path: Vec::new() }
+        Self { code, message: message.into(), help: None, place: None, missing: None, path: Vec::new() }
     }
 
     fn help(mut self, help: Option<String>) -> Self {
-        self.help = help;
+        self.help = help.map(Into::into);
         self
     }
 
@@ -88,7 +90,8 @@ impl de::Error for DeError {
     }
 
     fn missing_field(field: &'static str) -> Self {
-        Self::new("missing_key", format!("the key `{field}` is missing"))
+        let error = Self::new("missing_key", format!("the key `{field}` is missing"));
+        Self { missing: Some(field), ..error }
     }
 }
 
@@ -310,7 +313,8 @@ impl<'de> de::Deserializer<'de> for De<'_> {
                 let entries: Vec<(Key, Node)> = fields.iter().map(entry).collect();
                 self.placed(visitor.visit_map(Entries::new(self, &entries, None)))
             }
-            _ => self.deserialize_any(visitor),
+            // serde would read a list as the fields in order; no plan means that.
+            _ => Err(self.wrong_type(&"a mapping")),
         }
     }
 

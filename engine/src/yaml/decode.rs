@@ -34,8 +34,11 @@ pub fn salvage<T: DeserializeOwned>(node: &Node) -> (Option<T>, Vec<Diagnostic>)
     let mut left_out = false;
     loop {
         let entry = error.path.last().cloned();
-        // Once an entry was left out, a key that is missing may be that very entry.
-        if !(left_out && error.code == "missing_key" && error.path.is_empty()) {
+        // Once an entry was left out, a key that is missing may be that very entry; or it is there, but mistyped.
+        let mistyped = |help: &str| problems.iter().any(|problem| problem.help.as_deref() == Some(help));
+        let explained = error.path.is_empty()
+            && error.missing.is_some_and(|key| left_out || mistyped(&format!("did you mean `{key}`?")));
+        if !explained {
             problems.push(error.into_diagnostic());
         }
         match (entry, &mut rest.value) {
