@@ -152,3 +152,39 @@ fn a_step_takes_from_its_nearest_ancestor() {
     assert_eq!(drafts[2].inputs["from"], "b");
     assert_eq!(problems.iter().map(|one| one.code).collect::<Vec<_>>(), ["not_an_ancestor"]);
 }
+
+mod hostile {
+    use proptest::prelude::*;
+
+    use super::checked;
+
+    /// Pieces that plans are made of, so that random text gets past the first line.
+    fn text() -> impl Strategy<Value = String> {
+        let piece = prop_oneof![
+            Just("version: 1\n".to_owned()),
+            Just("steps:\n".to_owned()),
+            Just("  - approve: { message: \"".to_owned()),
+            Just("\" }\n".to_owned()),
+            Just("${{ ".to_owned()),
+            Just(" }}".to_owned()),
+            Just("steps.a-b.outputs['é']".to_owned()),
+            Just("databases: { a: postgres://u:é%zz@h:1,[::1]/d?x=y }\n".to_owned()),
+            Just("vars: { é: *a, b: &a [1, {".to_owned()),
+            Just("    needs: [approve, b]\n    id: ".to_owned()),
+            Just("    for_each: ".to_owned()),
+            "[a-z{}\\[\\]:,'\"|&*!%@`$ \n\té\u{e000}\u{1f600}-]{0,12}",
+        ];
+        proptest::collection::vec(piece, 0..24).prop_map(|pieces| pieces.concat())
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 2000, ..ProptestConfig::default() })]
+
+        #[test]
+        fn no_text_makes_the_check_panic(text in text()) {
+            for problem in checked(&text).problems {
+                drop((problem.to_string(), problem.to_json(), problem.report().to_string()));
+            }
+        }
+    }
+}

@@ -65,19 +65,23 @@ pub(super) fn layout(sizes: &[(f64, f64)], edges: &[(usize, usize)]) -> Layout {
     finish(sizes, &items, &rows, &chains)
 }
 
-/// Returns the layer of each box: one more than the deepest box before it.
+/// Returns the layer of each box: one more than the deepest box before it. Boxes of a circle stay in the first layer.
 fn layers(count: usize, edges: &[(usize, usize)]) -> Vec<usize> {
     let mut layers = vec![0; count];
-    for _ in 0..count {
-        let mut changed = false;
-        for (from, to) in edges {
-            if layers[*to] < layers[*from] + 1 && layers[*from] + 1 < count.max(1) {
-                layers[*to] = layers[*from] + 1;
-                changed = true;
+    let mut waiting = vec![0_usize; count];
+    let mut after: Vec<Vec<usize>> = vec![Vec::new(); count];
+    for (from, to) in edges {
+        waiting[*to] += 1;
+        after[*from].push(*to);
+    }
+    let mut free: Vec<usize> = (0..count).filter(|at| waiting[*at] == 0).collect();
+    while let Some(at) = free.pop() {
+        for &next in &after[at] {
+            layers[next] = layers[next].max(layers[at] + 1);
+            waiting[next] -= 1;
+            if waiting[next] == 0 {
+                free.push(next);
             }
-        }
-        if !changed {
-            break;
         }
     }
     layers

@@ -56,7 +56,7 @@ pub fn parse(file: &Arc<SourceFile>, limits: Limits, problems: &mut Problems) ->
         let (event, span) = match event {
             Ok(event) => event,
             Err(error) => {
-                let at = error.marker().byte_offset().unwrap_or(0).min(file.text.len());
+                let at = file.text.floor_char_boundary(error.marker().byte_offset().unwrap_or(0));
                 let deep = matches!(error.kind(), granit_parser::ErrorKind::RecursionLimitExceeded);
                 let message = error.info();
                 problems.push(if deep { too_deep(file, at, limits.depth) } else { syntax(file, at, &message) });
@@ -179,8 +179,8 @@ type Stop = Box<Diagnostic>;
 impl Reader<'_> {
     fn range(&self, span: &Span) -> Range<usize> {
         let range = span.byte_range().unwrap_or(0..0);
-        let end = range.end.min(self.file.text.len());
-        range.start.min(end)..end
+        let end = self.file.text.floor_char_boundary(range.end);
+        self.file.text.floor_char_boundary(range.start).min(end)..end
     }
 
     fn place(&self, range: Range<usize>) -> Place {
@@ -360,7 +360,8 @@ fn read_key(file: &Arc<SourceFile>, node: Node) -> Result<Key, Stop> {
         NodeValue::Null if !node.place.span.is_empty() => written(),
         _ if written().starts_with('{') => {
             let start = node.place.span.start.saturating_sub(1);
-            let start = if file.text[..start].ends_with('$') { start - 1 } else { start };
+            let dollar = file.text.get(..start).is_some_and(|before| before.ends_with('$'));
+            let start = if dollar { start - 1 } else { start };
             return Err(Box::new(
                 Diagnostic::error("unquoted_template", "a template must stand in quotes here")
                     .at(
