@@ -84,20 +84,31 @@ pub fn plan_schema() -> Value {
 }
 
 /// Returns the schema of a step: common keys, exactly one kind, and what that kind's key holds.
+///
+/// "Exactly one" is not said by `oneOf`: yaml-language-server would offer the last kind alone and miss just that one.
+/// `errorMessage` is its keyword for a better sentence; other validators do not read it.
 fn step_schema(generator: &mut SchemaGenerator) -> Value {
     let mut keys = properties::<StepKeys>(generator);
     for schema in keys.values_mut() {
         open(schema);
     }
-    let mut one = Vec::new();
-    let mut bodies = Vec::new();
+    let common: Vec<String> = keys.keys().cloned().collect();
+    let mut rules = vec![json!({
+        "if": { "type": "object", "propertyNames": { "anyOf": [{ "enum": common }, { "pattern": "^x-" }] } },
+        "then": { "type": "null", "errorMessage": "This step does not say what it does: add the key of a kind." }
+    })];
     for kind in kinds::all() {
         let body = (kind.schema)(generator).to_value();
         keys.insert(kind.name.to_owned(), json!({ "description": format!("{}.", kind.summary) }));
-        one.push(json!({ "required": [kind.name] }));
-        bodies.push(json!({
-            "if": { "required": [kind.name] },
-            "then": { "properties": { kind.name: body } }
+        let others = kinds::all().iter().map(|other| other.name).filter(|name| *name != kind.name);
+        let no_other = format!("^(?!(?:{})$)", others.collect::<Vec<_>>().join("|"));
+        let one_kind = format!("A step is one thing, and this one is a `{}`.", kind.name);
+        rules.push(json!({
+            "if": { "type": "object", "required": [kind.name] },
+            "then": {
+                "properties": { kind.name: body },
+                "propertyNames": { "pattern": no_other, "errorMessage": one_kind }
+            }
         }));
     }
     json!({
@@ -105,8 +116,7 @@ fn step_schema(generator: &mut SchemaGenerator) -> Value {
         "properties": keys,
         "patternProperties": { "^x-": true },
         "additionalProperties": false,
-        "oneOf": one,
-        "allOf": bodies
+        "allOf": rules
     })
 }
 
