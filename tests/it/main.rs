@@ -10,5 +10,6 @@ mod guard;
 mod live_connections;
 mod live_data;
 mod live_platforms;
+mod live_restore;
 mod live_tls;
 mod live_verify;

@@ -61,10 +61,14 @@ pub(super) struct Loader<'a> {
     rules: FilterRules,
     filter: Filter,
     report: FilterReport,
+    /// How often the filter learnt what the target does not know.
+    learnt: u64,
     batch: Vec<Item>,
     batch_text: usize,
     grants: Vec<Item>,
     block: Block,
+    /// The settings of the session that the dump made, by name, in their order.
+    settings: Vec<(String, String)>,
     /// `SET SESSION AUTHORIZATION` or `SET ROLE` is in force.
     acts_as_other: bool,
     copy: copy::Copy,
@@ -107,6 +111,7 @@ impl<'a> Loader<'a> {
             rules,
             filter,
             report,
+            learnt: 0,
             ensured: false,
             touched: false,
             left: BTreeMap::new(),
@@ -114,6 +119,7 @@ impl<'a> Loader<'a> {
             batch_text: 0,
             grants: Vec::new(),
             block: Block::None,
+            settings: Vec::new(),
             acts_as_other: false,
             copy: copy::Copy::None,
             errors: Vec::new(),
@@ -152,6 +158,7 @@ impl<'a> Loader<'a> {
         old.session.close().await;
         self.mark = self.key.read(&self.target.session).await?.unwrap_or_default();
         (self.ensured, self.touched, self.acts_as_other) = (false, false, false);
+        self.settings.clear();
         self.learn_marked()
     }
 
@@ -201,6 +208,11 @@ impl<'a> Loader<'a> {
         Ok(())
     }
 
+    /// Connects anew, after an error that the driver does not come back from.
+    async fn renew(&mut self) -> Result<(), StepError> {
+        self.target.renew(&self.into, self.op, &self.settings).await
+    }
+
     /// Notes how far the dump was read.
     pub(super) fn reached(&mut self, offset: u64) {
         self.at = offset;
@@ -227,6 +239,10 @@ impl<'a> Loader<'a> {
                     return Ok(());
                 }
                 item.again = self.is_done(item.offset);
+                let name =
+                    if kind == StatementKind::Set { setting.clone() } else { "session authorization".to_owned() };
+                self.settings.retain(|(other, _)| *other != name);
+                self.settings.push((name, item.text.clone()));
                 // How later text is read depends on these, so they must be in force before it is sent.
                 let alone =
                     matches!(setting.as_str(), "standard_conforming_strings" | "client_encoding" | "backslash_quote");
@@ -358,6 +374,7 @@ impl<'a> Loader<'a> {
             }
             let mut rest = items.split_off(at);
             let culprit = rest.remove(0);
+            let learnt = self.learnt;
             if !items.is_empty() && self.transaction(&items).await?.is_some() {
                 for item in take(&mut items) {
                     self.alone(item).await?;
@@ -370,6 +387,9 @@ impl<'a> Loader<'a> {
                 }
             } else {
                 self.alone(culprit).await?;
+            }
+            if self.learnt > learnt {
+                self.judge_rest(&mut rest);
             }
             items = rest;
         }

@@ -66,6 +66,20 @@ impl<'a> Target<'a> {
         Ok(Self { session, database: database.to_owned(), cx })
     }
 
+    /// Connects anew in the place of a session that is of no use any more; its settings are made again.
+    pub(super) async fn renew(
+        &mut self,
+        into: &ConnInfo,
+        op: &RestoreOp,
+        settings: &[(String, String)],
+    ) -> Result<(), StepError> {
+        let database = self.database.clone();
+        let old = std::mem::replace(self, Self::connect(into, &database, op, self.cx).await?);
+        old.session.close().await;
+        let sql: String = settings.iter().map(|(_, text)| format!("{text}\n")).collect();
+        self.must("make the session's settings again", &sql).await
+    }
+
     /// Ends what an attempt of this action that was killed has left running, and waits until it is gone.
     ///
     /// A server works on after its client died; only then is what receipts say final.

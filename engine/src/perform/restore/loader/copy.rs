@@ -54,7 +54,15 @@ impl Loader<'_> {
                 self.copy = Copy::Open(Box::new(Open { sink: Box::pin(sink), item, buffer, bytes: 0 }));
                 Ok(())
             }
-            Err(error) => self.copy_failed(item, &error).await,
+            Err(error) => {
+                if let Some(lost) = self.target.lost(&error) {
+                    return Err(lost);
+                }
+                // A COPY that is refused before its first row leaves one answer too many: the driver takes it for that
+                // of the next message, and gives the connection up.
+                self.renew().await?;
+                self.copy_judged(item, &error).await
+            }
         }
     }
 
@@ -109,11 +117,15 @@ impl Loader<'_> {
         }
     }
 
-    async fn copy_failed(&mut self, mut item: Item, error: &tokio_postgres::Error) -> Result<(), StepError> {
+    async fn copy_failed(&mut self, item: Item, error: &tokio_postgres::Error) -> Result<(), StepError> {
         if let Some(lost) = self.target.lost(error) {
             return Err(lost);
         }
         self.target.rollback().await?;
+        self.copy_judged(item, error).await
+    }
+
+    async fn copy_judged(&mut self, mut item: Item, error: &tokio_postgres::Error) -> Result<(), StepError> {
         if let Block::Open(from) = self.block {
             item.offset = from;
             self.block = Block::Skip;

@@ -73,30 +73,49 @@ impl Loader<'_> {
             return Ok(None);
         }
         let between = |before: &str| message.strip_prefix(before)?.strip_suffix('"').map(str::to_owned);
-        let new = if let Some(option) = between("unrecognized parameter \"") {
-            self.mark.unknown.options.insert(option)
+        if let Some(option) = between("unrecognized parameter \"") {
+            self.mark.unknown.options.insert(option);
         } else if let Some(setting) = between("unrecognized configuration parameter \"") {
-            self.mark.unknown.settings.insert(setting)
+            self.mark.unknown.settings.insert(setting);
         } else {
-            return Ok(None);
-        };
-        if !new {
             return Ok(None);
         }
         self.learn_marked()?;
+        Ok(match self.judged_again(item) {
+            // It cannot be taken out of this statement: the error stands.
+            Some(same) if same.text == item.text => None,
+            Some(rewritten) => Some(Some(rewritten)),
+            None => {
+                self.mark.done = self.mark.done.max(item.end);
+                Some(None)
+            }
+        })
+    }
+
+    /// Applies the filter, which may know more by now, to a statement once more; `None` when nothing is left.
+    fn judged_again(&mut self, item: &Item) -> Option<Item> {
         let statement = item.statement();
         let verdict = self.filter.judge(&statement);
         self.report.note(&statement, &verdict);
         match verdict {
-            Verdict::Keep => Ok(None),
-            Verdict::Drop { .. } => {
-                self.mark.done = self.mark.done.max(item.end);
-                Ok(Some(None))
-            }
+            Verdict::Keep => Some(item.clone()),
+            Verdict::Drop { .. } => None,
+            // The filter cuts at tokens: what is left of UTF-8 is UTF-8.
             Verdict::Rewrite { text, .. } => {
-                let text = String::from_utf8_lossy(&text).into_owned();
-                Ok(Some(Some(Item { text, ..item.clone() })))
+                Some(Item { text: String::from_utf8_lossy(&text).into_owned(), ..item.clone() })
             }
+        }
+    }
+
+    /// Applies what the filter has learnt to statements that wait behind the one that taught it.
+    pub(super) fn judge_rest(&mut self, items: &mut Vec<Item>) {
+        let last = items.last().map(|item| item.end);
+        *items = take(items).iter().filter_map(|item| self.judged_again(item)).collect();
+        // The way-mark of the last stays that of all.
+        match (items.last_mut(), last) {
+            (Some(item), Some(end)) => item.end = end,
+            (None, Some(end)) => self.mark.done = self.mark.done.max(end),
+            _ => {}
         }
     }
 
@@ -120,6 +139,7 @@ impl Loader<'_> {
         }
         if more {
             self.filter = Filter::new(self.rules.clone())?;
+            self.learnt += 1;
         }
         Ok(())
     }
