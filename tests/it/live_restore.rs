@@ -619,3 +619,42 @@ async fn memory_stays_small_whatever_the_size() {
     let all = dump.text_bytes.expect("a plain dump has text");
     assert_eq!(last, Some(Report::Amount { bytes: all, rows: 310_000, total: Some(all) }));
 }
+
+#[tokio::test]
+async fn a_database_that_was_there_before_is_never_taken_for_our_own() {
+    let (source, target) = (Cluster::start("15"), Cluster::start("18"));
+    source.psql("postgres", "CREATE DATABASE shop");
+    source.psql("shop", "CREATE TABLE t AS SELECT 1 AS n; CREATE SCHEMA pgplan; CREATE TABLE pgplan.receipt (old int)");
+    target.psql("postgres", "CREATE DATABASE shop");
+    let mut bench = Bench::new([("source", source.url("postgres")), ("target", target.url("postgres"))]);
+    bench.dump(json!({"from": "source", "scope": "cluster"})).await.expect("the dump is made");
+    let body = json!({"into": "target", "expected_errors": ["role \"postgres\" already exists"]});
+    for _ in 0..2 {
+        let error = bench.restore("dump", body.clone()).await.expect_err("the database is there");
+        assert_eq!((error.kind, error.sqlstate.as_deref()), (ErrorKind::UnexpectedError, Some("42P04")), "{error:#?}");
+    }
+    target.psql("postgres", "DROP DATABASE shop");
+    bench.restore("dump", body).await.unwrap_or_else(|error| panic!("{error:#?}"));
+    assert_eq!(target.psql("shop", "SELECT n FROM t"), "1");
+    no_receipts(&target, &["shop"]);
+}
+
+#[tokio::test]
+async fn a_newer_clients_settings_are_left_out_of_an_older_target() {
+    let (source, target) = (Cluster::start("15.18"), Cluster::start("16"));
+    source.psql(
+        "postgres",
+        "CREATE DATABASE latin ENCODING 'LATIN1' LC_COLLATE 'C' LC_CTYPE 'C' TEMPLATE template0; \
+         ALTER DATABASE latin SET default_transaction_read_only = on",
+    );
+    source
+        .psql("latin", "SET default_transaction_read_only = off; CREATE TABLE \"größe\" AS SELECT 'straße' AS \"maß\"");
+    let mut bench = Bench::new([("source", source.url("postgres")), ("target", target.url("postgres"))]);
+    bench.versions = vec!["18"];
+    bench.dump(json!({"from": "source", "scope": "cluster"})).await.expect("the dump is made");
+    let body = json!({"into": "target", "expected_errors": ["role \"postgres\" already exists"]});
+    let done = bench.restore("dump", body).await.unwrap_or_else(|error| panic!("{error:#?}"));
+    assert!(done.warnings.iter().any(|line| line.contains("transaction_timeout: left out of")), "{:?}", done.warnings);
+    assert!(done.warnings.iter().any(|line| line.contains("default_transaction_read_only")), "{:?}", done.warnings);
+    assert_eq!(target.psql("latin", "SELECT \"maß\" FROM \"größe\""), "straße");
+}

@@ -103,7 +103,7 @@ const OWN: &[&str] = &[
     "--jobs",
 ];
 /// How many tables' sizes go with the dump.
-const LISTED_TABLES: usize = 500;
+const LISTED_TABLES: usize = 200;
 
 impl Kind for Dump {
     const NAME: &'static str = "dump";
@@ -229,6 +229,10 @@ impl Dump {
             (self.no_privileges, "--no-privileges"),
         ];
         args.extend(flags.into_iter().filter(|(on, _)| *on).map(|(_, flag)| flag.to_owned()));
+        if self.scope == DumpScope::Database && self.schemas.is_empty() && self.tables.is_empty() {
+            // Receipts of a run that had this database as its target.
+            args.push("--exclude-schema=pgplan".into());
+        }
         let patterns = [
             ("--table", &self.tables),
             ("--exclude-table", &self.exclude_tables),

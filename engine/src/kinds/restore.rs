@@ -123,9 +123,14 @@ impl Kind for Restore {
 
 impl Restore {
     fn op(&self, dump: &DumpArtifact, part: Part) -> Op {
+        let mut dump = dump.clone();
+        if !(dump.format == DumpFormat::Custom && matches!(part, Part::Data { .. })) {
+            // Journalled with every action, and needed by these only.
+            dump.table_bytes.clear();
+        }
         let timeout = self.statement_timeout.map_or(0, |span| span.0.as_millis());
         Op::Restore(RestoreOp {
-            dump: dump.clone(),
+            dump,
             into: self.into.clone(),
             part,
             expected: self.expected_errors.clone(),

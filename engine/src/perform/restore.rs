@@ -45,7 +45,7 @@ pub async fn restore(op: &RestoreOp, cx: &PerformCx) -> Result<Output, StepError
     if let Some(databases) = loader.already_complete() {
         loader.clean(&databases).await?;
         let report = FilterReport::default();
-        return Ok(told(op, &Loaded { databases, report, already_done: true }, &[]));
+        return Ok(told(op, &Loaded { databases, report, warnings: Vec::new(), already_done: true }, &[]));
     }
     let mut others = Vec::new();
     let loaded = match op.part {
@@ -61,8 +61,15 @@ pub async fn restore(op: &RestoreOp, cx: &PerformCx) -> Result<Output, StepError
             }
             let archive = Archive::open(&op.dump, cx).await?;
             if let Some(mut text) = archive.start(part)? {
-                script::load(&mut loader, text.chunks()?, archive.share_bytes(part), &op.dump, cx).await?;
-                text.end(cx).await?;
+                let chunks = text.chunks()?;
+                match script::load(&mut loader, chunks, archive.share_bytes(part), &op.dump, cx).await {
+                    Ok(()) => text.end(cx).await?,
+                    // Text that is cut off is what follows when pg_restore fails.
+                    Err(error) if error.kind == ErrorKind::Verification => {
+                        return Err(text.end(cx).await.err().unwrap_or(error));
+                    }
+                    Err(error) => return Err(error),
+                }
             }
             if part == Part::Rest {
                 let marks = loader.key().of_step(loader.session()).await?;
@@ -74,12 +81,13 @@ pub async fn restore(op: &RestoreOp, cx: &PerformCx) -> Result<Output, StepError
     Ok(told(op, &loaded, &others))
 }
 
-/// Returns whose receipts the action writes. Another dump, part or rule makes other receipts.
+/// Returns whose receipts the action writes. Rules may change on the way: a statement stays where it is in the dump.
 fn key(op: &RestoreOp, cx: &PerformCx) -> Result<Key, StepError> {
-    let what = serde_json::to_string(&(&op.dump.sha256, &op.part, &op.dump.rules))
+    let what = serde_json::to_string(&(&op.dump.sha256, &op.part))
         .map_err(|error| StepError::new(ErrorKind::Internal, format!("the restore cannot be described: {error}")))?;
     let fingerprint = blake3::hash(what.as_bytes()).to_hex().to_string();
-    Ok(Key { run: cx.run_id.clone(), action: format!("{}/{}", cx.step, cx.action), fingerprint })
+    let action = format!("{}/{}", cx.step, cx.action);
+    Ok(Key { run: cx.run_id.clone(), step: cx.step.clone(), action, fingerprint })
 }
 
 /// Reads all of the dump before the first statement: a damaged one must not be restored in part.
@@ -109,6 +117,7 @@ fn told(op: &RestoreOp, loaded: &Loaded, others: &[Tally]) -> Output {
     if last && !loaded.already_done {
         output.warnings = expected::missing(&op.expected, &sum.expected);
     }
+    output.warnings.extend(loaded.warnings.iter().cloned());
     for (reason, n) in report.counts.iter().filter(|(reason, _)| reason.starts_with("the target does not know")) {
         output.warnings.push(format!("{reason}: left out of {n} statements"));
     }

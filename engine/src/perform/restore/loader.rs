@@ -21,6 +21,7 @@ use crate::{
     sql::{Filter, FilterReport, FilterRules, Statement, StatementKind, Verdict, filter::TargetAbilities},
 };
 
+mod block;
 mod copy;
 mod judge;
 
@@ -74,6 +75,7 @@ pub(super) struct Loader<'a> {
     copy: copy::Copy,
     errors: Vec<StepError>,
     errors_unkept: u64,
+    warnings: Vec<String>,
     /// Bytes of the dump so far; of COPY rows since the start.
     at: u64,
     rows: u64,
@@ -83,6 +85,7 @@ pub(super) struct Loader<'a> {
 pub(super) struct Loaded {
     pub(super) databases: BTreeMap<String, Tally>,
     pub(super) report: FilterReport,
+    pub(super) warnings: Vec<String>,
     pub(super) already_done: bool,
 }
 
@@ -124,6 +127,7 @@ impl<'a> Loader<'a> {
             copy: copy::Copy::None,
             errors: Vec::new(),
             errors_unkept: 0,
+            warnings: Vec::new(),
             at: 0,
             rows: 0,
         };
@@ -170,8 +174,7 @@ impl<'a> Loader<'a> {
             return Err(StepError::new(ErrorKind::Verification, message));
         }
         if self.touched {
-            let sql = format!("BEGIN; SET LOCAL synchronous_commit = on; {}; COMMIT", self.receipt(None)?);
-            self.target.must("write the receipt", &sql).await?;
+            self.target.must("write the receipt", &self.flushed(None)?).await?;
         }
         let known = self.left.entry(self.target.database.clone()).or_default();
         *known = self.mark.tally.clone();
@@ -191,11 +194,10 @@ impl<'a> Loader<'a> {
         }
         self.mark.complete = Some(databases.clone());
         self.ensure().await?;
-        let sql = format!("BEGIN; SET LOCAL synchronous_commit = on; {}; COMMIT", self.receipt(None)?);
-        self.target.must("write the receipt", &sql).await?;
+        self.target.must("write the receipt", &self.flushed(None)?).await?;
         self.clean(&databases).await?;
         self.target.session.close().await;
-        Ok(Loaded { databases, report: self.report, already_done: false })
+        Ok(Loaded { databases, report: self.report, warnings: self.warnings, already_done: false })
     }
 
     /// Removes the receipts in the other databases; those of the first tell that all is done.
@@ -224,6 +226,9 @@ impl<'a> Loader<'a> {
         let kind = item.statement().kind();
         if !matches!(kind, StatementKind::Membership) {
             self.flush_grants().await?;
+        }
+        if matches!(kind, StatementKind::AlterDatabase(_)) {
+            self.warnings.extend(read_only_database(&item));
         }
         match kind {
             StatementKind::Begin => return self.begin(&item).await,
@@ -270,6 +275,9 @@ impl<'a> Loader<'a> {
 
     /// Applies the filter; `None` when nothing is left.
     fn judged(&mut self, statement: &Statement<'_>) -> Result<Option<Item>, StepError> {
+        if is_own(statement) {
+            return Ok(None);
+        }
         let verdict = self.filter.judge(statement);
         self.report.note(statement, &verdict);
         let text = match verdict {
@@ -434,19 +442,25 @@ impl<'a> Loader<'a> {
                 },
             }
         }
+        Err(self.in_the_way(&item))
+    }
+
+    fn in_the_way(&self, item: &Item) -> StepError {
         let message = format!("the statement at line {} gets in the way of others again and again", item.line);
-        Err(StepError::new(ErrorKind::Conflict, message)
-            .detail(format!("statement: {}", item.statement().redacted(200))))
+        StepError::new(ErrorKind::Conflict, message)
+            .detail(format!("database: {}", self.target.database))
+            .detail(format!("statement: {}", item.statement().redacted(200)))
     }
 
     /// Runs a statement that no transaction may hold.
     async fn outside(&mut self, mut item: Item) -> Result<(), StepError> {
         self.ensure().await?;
         let begun_before = self.mark.begun == Some(item.offset);
-        let sql = format!("BEGIN; SET LOCAL synchronous_commit = on; {}; COMMIT", self.receipt(Some(item.offset))?);
-        self.target.must("write the receipt", &sql).await?;
+        self.target.must("write the receipt", &self.flushed(Some(item.offset))?).await?;
         self.touched = true;
-        for _ in 0..ATTEMPTS {
+        let mut attempts = 0;
+        loop {
+            attempts += 1;
             match self.target.run(&item.text).await? {
                 Ran::Well => {
                     self.mark.tally.statements += 1;
@@ -460,7 +474,14 @@ impl<'a> Loader<'a> {
                         self.mark.tally.statements += 1;
                         break;
                     }
-                    match self.failed(item.clone(), &error).await? {
+                    let judged = self.failed(item.clone(), &error).await;
+                    if judged.is_err() && self.target.lost(&error).is_none() {
+                        // It was not done, and that is known: an object that is there next time is not ours.
+                        self.mark.begun = None;
+                        self.target.must("write the receipt", &self.flushed(None)?).await?;
+                    }
+                    match judged? {
+                        Some(_) if attempts == ATTEMPTS => return Err(self.in_the_way(&item)),
                         Some(again) => item = again,
                         None => break,
                     }
@@ -469,60 +490,7 @@ impl<'a> Loader<'a> {
         }
         self.mark.begun = None;
         self.mark.done = self.mark.done.max(item.end);
-        let sql = format!("BEGIN; SET LOCAL synchronous_commit = on; {}; COMMIT", self.receipt(None)?);
-        self.target.must("write the receipt", &sql).await
-    }
-
-    async fn begin(&mut self, item: &Item) -> Result<(), StepError> {
-        self.flush().await?;
-        self.block = Block::Skip;
-        if !self.is_done(item.offset) {
-            self.ensure().await?;
-            self.target.must("begin a transaction", &item.text).await?;
-            self.block = Block::Open(item.offset);
-        }
-        Ok(())
-    }
-
-    /// Runs statements inside the dump's own transaction block; an error undoes all of the block, as it would in psql.
-    async fn in_block(&mut self, from: u64, mut items: Vec<Item>) -> Result<(), StepError> {
-        match self.target.run(&joined(&items)).await? {
-            Ran::Well => self.mark.tally.statements += items.len() as u64,
-            Ran::Cut(at, error) => {
-                if let Some(lost) = self.target.lost(&error) {
-                    return Err(lost);
-                }
-                self.target.rollback().await?;
-                self.block = Block::Skip;
-                let mut culprit = items.swap_remove(at.min(items.len() - 1));
-                culprit.offset = from;
-                self.failed(culprit, &error).await?;
-            }
-        }
-        Ok(())
-    }
-
-    async fn end_block(&mut self, item: Item, commit: bool) -> Result<(), StepError> {
-        self.flush_batch().await?;
-        if let Block::Open(from) = self.block {
-            if commit {
-                self.mark.failed.remove(&from);
-                self.mark.done = self.mark.done.max(item.end);
-                let sql = format!("{};\n{}", self.receipt(None)?, item.text);
-                self.touched = true;
-                if let Ran::Cut(_, error) = self.target.run(&sql).await? {
-                    if let Some(lost) = self.target.lost(&error) {
-                        return Err(lost);
-                    }
-                    self.target.rollback().await?;
-                    self.failed(Item { offset: from, ..item }, &error).await?;
-                }
-            } else {
-                self.target.must("roll back", &item.text).await?;
-            }
-        }
-        self.block = Block::None;
-        Ok(())
+        self.target.must("write the receipt", &self.flushed(None)?).await
     }
 
     async fn ensure(&mut self) -> Result<(), StepError> {
@@ -531,6 +499,11 @@ impl<'a> Loader<'a> {
             self.ensured = true;
         }
         Ok(())
+    }
+
+    /// Returns the transaction that writes the receipt, and brings it and all before to the target's disk.
+    fn flushed(&self, begun: Option<u64>) -> Result<String, StepError> {
+        Ok(format!("BEGIN; SET LOCAL synchronous_commit = on; {}; COMMIT", self.receipt(begun)?))
     }
 
     /// Returns the statements that write the receipt inside a transaction, without the last semicolon.
@@ -545,6 +518,24 @@ impl<'a> Loader<'a> {
         }
         Ok(write)
     }
+}
+
+/// Returns whether a statement is about the receipts of a run whose target the source was once.
+fn is_own(statement: &Statement<'_>) -> bool {
+    statement.entry.is_some_and(|entry| match entry.kind.as_str() {
+        "SCHEMA" => entry.name == "pgplan",
+        "ACL" | "COMMENT" => entry.schema.as_deref() == Some("pgplan") || entry.name == "SCHEMA pgplan",
+        _ => entry.schema.as_deref() == Some("pgplan"),
+    })
+}
+
+/// Returns a warning about a setting that would keep the application from writing.
+fn read_only_database(item: &Item) -> Option<String> {
+    let lower = item.text.to_ascii_lowercase();
+    let set = lower.split_once("default_transaction_read_only").is_some_and(|(_, value)| value.contains("on"));
+    set.then(|| {
+        format!("the dump sets default_transaction_read_only on a database: {}", item.statement().redacted(120))
+    })
 }
 
 /// Returns statements as one message.

@@ -73,9 +73,10 @@ pub(super) struct Mark {
 #[derive(Debug, Clone)]
 pub(super) struct Key {
     pub(super) run: String,
+    pub(super) step: String,
     /// `step/action`.
     pub(super) action: String,
-    /// Digest of the dump, the part and the rules.
+    /// Digest of the dump and the part of it.
     pub(super) fingerprint: String,
 }
 
@@ -111,12 +112,11 @@ impl Key {
 
     /// Returns the states of the other actions of this step, by action.
     pub(super) async fn of_step(&self, session: &Session) -> Result<Vec<Mark>, StepError> {
-        let step = self.action.split_once('/').map_or(self.action.as_str(), |(step, _)| step);
         let select = format!(
             "SELECT action, outputs FROM pgplan.receipt WHERE run = {} AND pg_catalog.starts_with(action, {}) \
              AND action <> {}",
             literal(&self.run),
-            literal(&format!("{step}/")),
+            literal(&format!("{}/", self.step)),
             literal(&self.action)
         );
         let rows = read(session, &select).await?;

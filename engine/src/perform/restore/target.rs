@@ -55,7 +55,8 @@ impl<'a> Target<'a> {
         let session = connect(&into.with_dbname(database), &tag(cx)).await?;
         // What is committed last is flushed at the end of each database: a crash of the target before that loses
         // statements and their receipts alike.
-        let mut sql = "SET synchronous_commit = off; ".to_owned();
+        // A database may be set to be read-only, by the dump itself too: that is for others.
+        let mut sql = "SET synchronous_commit = off; SET default_transaction_read_only = off; ".to_owned();
         for (name, value) in &op.settings {
             sql.push_str(&format!("SELECT pg_catalog.set_config({}, {}, false); ", literal(name), literal(value)));
         }
@@ -76,8 +77,15 @@ impl<'a> Target<'a> {
         let database = self.database.clone();
         let old = std::mem::replace(self, Self::connect(into, &database, op, self.cx).await?);
         old.session.close().await;
-        let sql: String = settings.iter().map(|(_, text)| format!("{text}\n")).collect();
-        self.must("make the session's settings again", &sql).await
+        for (_, text) in settings {
+            // One that the target refused was judged when it came first.
+            if let Ran::Cut(_, error) = self.run(text).await?
+                && let Some(lost) = self.lost(&error)
+            {
+                return Err(lost);
+            }
+        }
+        Ok(())
     }
 
     /// Ends what an attempt of this action that was killed has left running, and waits until it is gone.
