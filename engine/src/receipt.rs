@@ -124,10 +124,21 @@ pub async fn drop_receipts(session: &Session, run: &str) -> Result<(), StepError
     let delete = "DELETE FROM pgplan.receipt WHERE run = $1";
     let deleted = session.client().execute_typed(delete, &[(&run as _, Type::TEXT)]).await;
     deleted.map_err(|error| session.error(doing, &error))?;
-    // What else is in the schema, and a schema that was there before, stays.
+    drop_if_empty(session).await
+}
+
+/// Drops the table, and the schema when pgplan made it, unless a receipt is left.
+///
+/// # Errors
+/// What the server said.
+pub async fn drop_if_empty(session: &Session) -> Result<(), StepError> {
+    let doing = "drop the receipts";
+    // What else is in the schema, and a schema that was there before, stays. Event triggers that a restore brought along
+    // must not take part (they can be turned off since 17, by a superuser).
     let sql = format!(
         "BEGIN; LOCK TABLE pgplan.receipt IN ACCESS EXCLUSIVE MODE; \
          DO $$ BEGIN IF NOT EXISTS (SELECT FROM pgplan.receipt) THEN \
+           BEGIN PERFORM pg_catalog.set_config('event_triggers', 'off', true); EXCEPTION WHEN OTHERS THEN NULL; END; \
            DROP TABLE pgplan.receipt; \
            IF pg_catalog.obj_description('pgplan'::regnamespace, 'pg_namespace') = '{COMMENT}' THEN \
              BEGIN DROP SCHEMA pgplan; EXCEPTION WHEN dependent_objects_still_exist THEN NULL; END; \

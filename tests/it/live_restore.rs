@@ -12,6 +12,7 @@ use pgplan_engine::error::{ErrorKind, StepError};
 use pgplan_engine::facts::{Depth, Facts};
 use pgplan_engine::kinds::{self, ExpandCx, Kind};
 use pgplan_engine::perform::{Databases, PerformCx, Progress, Report, Reveal, perform};
+use pgplan_engine::platforms::Platforms;
 use pgplan_engine::postgres::{ConnInfo, Environment};
 use pgplan_engine::secret::SecretString;
 use pgplan_engine::survey;
@@ -108,6 +109,8 @@ impl Bench {
             takes.map(|from| ("from".to_owned(), from.to_owned())).into_iter().collect();
         let outputs = self.outputs.clone();
         let run_dir = self.run_dir().to_path_buf();
+        let clients = self.clients().await;
+        let platforms = Platforms::built_in().expect("the platforms are well formed");
         let cx = ExpandCx {
             step: id,
             run_dir: &run_dir,
@@ -115,6 +118,8 @@ impl Bench {
             inputs: &inputs,
             outputs: &outputs,
             dry_run: false,
+            clients: &clients,
+            platforms: &platforms,
         };
         for look in kind.looks(&cx)? {
             if let pgplan_engine::facts::Look::Server { database, depth } = look {

@@ -15,6 +15,7 @@ use crate::{
     error::{ErrorKind, StepError},
     facts::{Depth, Facts, Look, ServerFacts},
     op::{Compress, DumpOp, Op},
+    tool::version_name,
 };
 
 /// Makes a dump of a database, or of a whole server with its roles, with the client that fits the source.
@@ -174,6 +175,12 @@ impl Kind for Dump {
         let dbname = server.map_or(self.from.as_str(), |server| server.dbname.as_str());
         let cluster = self.scope == DumpScope::Cluster;
         let name = if cluster { "cluster".to_owned() } else { file_name(dbname) };
+        let program = if cluster { "pg_dumpall" } else { "pg_dump" };
+        let found = match (&self.client, server) {
+            (None, Some(server)) => Some(cx.clients.for_server(program, server.version_num)?),
+            _ => None,
+        };
+        let own = self.client.as_ref().map(|path| cx.plan_dir.join(path));
         let op = DumpOp {
             from: self.from.clone(),
             scope: self.scope,
@@ -181,14 +188,17 @@ impl Kind for Dump {
             jobs: self.jobs.unwrap_or(1),
             compress,
             args: self.args(),
-            client: self.client.as_ref().map(|path| cx.plan_dir.join(path)),
+            client: own.or_else(|| found.map(|client| client.path(program))),
             estimate: server.and_then(|server| self.estimate(server)),
             table_bytes: server.map(table_bytes).unwrap_or_default(),
             name,
         };
         let what = if cluster { "the server of".to_owned() } else { format!("database \"{dbname}\" of") };
-        let title =
-            format!("dump {what} {} with `{}` into {}", self.from, op.command_line(), op.file(cx.step).display());
+        let with = match found {
+            Some(client) => format!("{program} {}", version_name(client.version_num)),
+            None => program.to_owned(),
+        };
+        let title = format!("dump {what} {} with {with} into {}", self.from, op.file(cx.step).display());
         let estimate = op.estimate;
         let action = Action::new("dump", title, Op::Dump(op), Effect::Restart).estimate(estimate, None);
         let mut graph = ActionGraph::of(vec![action]);
@@ -319,7 +329,11 @@ fn table_bytes(server: &ServerFacts) -> std::collections::BTreeMap<String, u64> 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::facts::DatabaseFacts;
+    use crate::{
+        facts::DatabaseFacts,
+        kinds::testing::Expand,
+        tool::{Client, Clients},
+    };
 
     fn step(json: serde_json::Value) -> Dump {
         serde_json::from_value(json).unwrap()
@@ -351,30 +365,23 @@ mod tests {
     #[test]
     fn the_dry_run_shows_the_command_and_the_file() {
         let server = ServerFacts {
+            version_num: 150_020,
             dbname: "We\"ird 'db".into(),
             databases: vec![DatabaseFacts { name: "We\"ird 'db".into(), bytes: 7, ..DatabaseFacts::default() }],
             ..ServerFacts::default()
         };
+        let client = Client { dir: "/pg/15/bin".into(), version_num: 150_020, programs: ["pg_dump".to_owned()].into() };
         let facts = Facts { servers: [("source".to_owned(), server)].into(), ..Facts::default() };
-        let none = std::collections::BTreeMap::new();
-        let path = std::path::Path::new("/run");
-        let outputs = std::collections::BTreeMap::new();
-        let cx = ExpandCx {
-            step: "dump",
-            run_dir: path,
-            plan_dir: path,
-            inputs: &none,
-            outputs: &outputs,
-            dry_run: true,
-            clients: &crate::tool::Clients::default(),
-            platforms: &crate::platforms::Platforms::default(),
-        };
-        let graph = step(serde_json::json!({"from": "source", "tables": ["a b"]})).actions(&facts, &cx).unwrap();
+        let with = Expand { facts, clients: Clients { found: vec![client] }, dry_run: true, ..Expand::default() };
+        let graph = with.kind::<Dump>("{ from: source, tables: [a b] }").unwrap();
+        let action = &graph.actions[0];
         assert_eq!(
-            graph.actions[0].title,
-            "dump database \"We\"ird 'db\" of source with `pg_dump --no-password --encoding=UTF8 '--table=a b'` into \
-             dump/We_ird__db.sql.zst"
+            action.title,
+            "dump database \"We\"ird 'db\" of source with pg_dump 15.20 into step/We_ird__db.sql.zst"
         );
-        assert_eq!(graph.actions[0].estimate.bytes, Some(7));
+        assert_eq!(action.op.shown(), ["/pg/15/bin/pg_dump --no-password --encoding=UTF8 '--table=a b'"]);
+        assert_eq!(action.estimate.bytes, Some(7));
+        let none = Expand { clients: Clients::default(), ..with };
+        assert_eq!(none.kind::<Dump>("{ from: source }").unwrap_err().kind, ErrorKind::ToolMissing);
     }
 }

@@ -1,12 +1,13 @@
 //! Operations as the dry run shows them: the command line or SQL that would be used, secrets by name.
 
 use super::{
-    EditFile, Exec, Expected, Op, RestoreOp,
+    EditFile, Exec, Expected, FilterOp, Op, RestoreOp,
     data::{RunSql, SqlSource},
 };
 use crate::{
     postgres::quote::{ident, on_one_line},
     secret::Text,
+    sql::Filter,
 };
 
 impl Op {
@@ -24,15 +25,22 @@ impl Op {
             Self::RunSql(sql) => sql.shown(),
             Self::CreateDatabase(new) => vec![new.sql(new.name.as_deref().unwrap_or("?"))],
             Self::DropDatabase(old) => vec![format!("DROP DATABASE {}", ident(old.name.as_deref().unwrap_or("?")))],
+            Self::Dump(dump) => vec![dump.command_line()],
+            Self::Filter(filter) => filter.shown(),
             // Their titles say it all.
-            Self::Dump(_)
-            | Self::Filter(_)
-            | Self::Vacuum(_)
+            Self::Vacuum(_)
             | Self::Compare { .. }
             | Self::JudgeComparison(_)
             | Self::Approve { .. }
             | Self::Remember { .. } => Vec::new(),
         }
+    }
+}
+
+impl FilterOp {
+    fn shown(&self) -> Vec<String> {
+        let rules = Filter::new(self.rules.clone()).map(|filter| filter.rules()).unwrap_or_default();
+        rules.iter().map(ToString::to_string).collect()
     }
 }
 

@@ -11,6 +11,7 @@ use tokio_postgres::SimpleQueryMessage;
 use crate::{
     error::{ErrorKind, StepError},
     postgres::{Session, connect::execute, quote::literal},
+    receipt,
 };
 
 /// What was done in one database.
@@ -125,19 +126,7 @@ impl Key {
 
     /// Makes schema and table where they are missing.
     pub(super) async fn ensure(&self, session: &Session) -> Result<(), StepError> {
-        // The advisory lock keeps actions that begin together from making the schema twice.
-        let sql = "BEGIN; SET LOCAL synchronous_commit = on; SELECT pg_catalog.pg_advisory_xact_lock(8099566065642504193); \
-                   CREATE SCHEMA IF NOT EXISTS pgplan; CREATE TABLE IF NOT EXISTS pgplan.receipt (run text NOT NULL, \
-                   action text NOT NULL, fingerprint text NOT NULL, outputs jsonb NOT NULL, at timestamptz NOT NULL \
-                   DEFAULT pg_catalog.now(), PRIMARY KEY (run, action)); COMMIT";
-        if exists(session).await? {
-            return Ok(());
-        }
-        let made = execute(session, "make the schema for receipts", sql).await;
-        if made.is_err() && !session.is_closed() {
-            execute(session, "end the transaction", "ROLLBACK").await?;
-        }
-        made.map_err(|error| match error.kind {
+        receipt::ensure(session).await.map_err(|error| match error.kind {
             ErrorKind::Permission => error.help("GRANT CREATE ON DATABASE to the restoring role, then apply again"),
             _ => error,
         })
@@ -148,21 +137,10 @@ impl Key {
         if !exists(session).await? {
             return Ok(());
         }
-        // Event triggers that the dump brought along must not take part in this (they can be turned off since 17).
-        let sql = format!(
-            "BEGIN; SET LOCAL client_min_messages = error; DELETE FROM pgplan.receipt WHERE run = {} AND action = {}; \
-             DO $do$ BEGIN \
-             BEGIN PERFORM pg_catalog.set_config('event_triggers', 'off', true); EXCEPTION WHEN OTHERS THEN NULL; END; \
-             IF NOT EXISTS (SELECT FROM pgplan.receipt) THEN DROP TABLE pgplan.receipt; \
-             BEGIN DROP SCHEMA pgplan; EXCEPTION WHEN dependent_objects_still_exist THEN NULL; END; END IF; END $do$; COMMIT",
-            literal(&self.run),
-            literal(&self.action)
-        );
-        let removed = execute(session, "remove the receipt", &sql).await;
-        if removed.is_err() && !session.is_closed() {
-            execute(session, "end the transaction", "ROLLBACK").await?;
-        }
-        removed
+        let (run, action) = (literal(&self.run), literal(&self.action));
+        let sql = format!("DELETE FROM pgplan.receipt WHERE run = {run} AND action = {action}");
+        execute(session, "remove the receipt", &sql).await?;
+        receipt::drop_if_empty(session).await
     }
 }
 

@@ -20,12 +20,16 @@ const LEFTOVERS: Duration = Duration::from_secs(30);
 /// The longest `application_name` that a server keeps, bytes.
 const NAME: usize = 63;
 
-/// Returns the name under which the servers see the work of an action: `pgplan`, what tells the action, the run.
+/// Returns the name under which the servers see the work of an action: `pgplan`, the run, what tells the action.
+///
+/// Unlike [`PerformCx::application_name`] it is another one for each action: shares of an archive run side by side, and
+/// one that is done again ends its own leftovers only.
 pub(in crate::perform) fn tag(cx: &PerformCx) -> String {
-    let digest = blake3::hash(format!("{}/{}/{}", cx.run_id, cx.step, cx.action).as_bytes());
-    let mut name = format!("pgplan {} {}", &digest.to_hex()[..12], cx.run_id);
-    name.truncate((0..=NAME).rev().find(|&at| name.is_char_boundary(at)).unwrap_or(0).min(name.len()));
-    name
+    let digest = blake3::hash(format!("{}/{}", cx.step, cx.action).as_bytes()).to_hex();
+    let mut name = format!("pgplan {}", cx.run_id);
+    let end = (0..=(NAME - 13).min(name.len())).rev().find(|at| name.is_char_boundary(*at)).unwrap_or_default();
+    name.truncate(end);
+    name + " " + &digest[..12]
 }
 
 /// How several statements in one message ended.
