@@ -1,11 +1,14 @@
 //! A fingerprint of rows that does not depend on their order: equal for equal multisets of lines.
 //!
-//! Every line (one row in COPY text format, in which no line break stands inside a row) is hashed with BLAKE3 and the
-//! hashes are added as 256-bit numbers. Addition forgets the order and nothing else: a row more, a row less, a row
+//! Every row (a line in COPY text format, in which no line break stands inside a row, or the bytes of a row in binary
+//! format) is hashed with BLAKE3 and the hashes are added as 256-bit numbers. Addition forgets the order and nothing else: a row more, a row less, a row
 //! twice or a changed byte gives another sum, but for a chance of 2^-256. Memory is constant, and sums of parts add up.
+
+mod binary;
 
 use std::fmt;
 
+pub use binary::{BinaryDigest, NotBinary};
 use memchr::memchr;
 use serde::{Deserialize, Serialize};
 
@@ -61,10 +64,24 @@ impl<'de> Deserialize<'de> for Digest {
 pub struct Rows {
     /// How many rows.
     pub rows: u64,
-    /// Bytes of their lines, without the line ends.
+    /// Bytes of them as they were sent, without line ends.
     pub bytes: u64,
     /// The sum of their hashes.
     pub digest: Digest,
+}
+
+impl Rows {
+    /// Adds one row.
+    fn add(&mut self, row: &[u8]) {
+        self.rows += 1;
+        self.bytes += row.len() as u64;
+        let hash = *blake3::hash(row).as_bytes();
+        let mut words = [0; 4];
+        for (word, bytes) in words.iter_mut().zip(hash.as_chunks::<8>().0) {
+            *word = u64::from_le_bytes(*bytes);
+        }
+        self.digest.add(words);
+    }
 }
 
 /// Adds up lines that come in pieces of any size.
@@ -94,14 +111,7 @@ impl LineDigest {
     }
 
     fn line(&mut self, line: &[u8]) {
-        self.sum.rows += 1;
-        self.sum.bytes += line.len() as u64;
-        let hash = *blake3::hash(line).as_bytes();
-        let mut words = [0; 4];
-        for (word, bytes) in words.iter_mut().zip(hash.as_chunks::<8>().0) {
-            *word = u64::from_le_bytes(*bytes);
-        }
-        self.sum.digest.add(words);
+        self.sum.add(line);
     }
 
     /// Returns the sum so far; a line without its end is not in it.

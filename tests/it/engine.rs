@@ -55,6 +55,16 @@ impl Engine {
         self.folder.path()
     }
 
+    /// Connects as another role from now on.
+    pub(crate) fn set_user(&mut self, user: &str) {
+        let urls = self
+            .databases
+            .0
+            .iter()
+            .map(|(name, url)| (name.clone(), url.replace("//postgres@", &format!("//{user}@"))));
+        self.databases = Arc::new(Urls(urls.collect()));
+    }
+
     /// Returns the connection to a database.
     pub(crate) fn conninfo(&self, name: &str) -> ConnInfo {
         self.databases.conninfo(name).expect("the URL can be read")

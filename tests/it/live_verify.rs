@@ -34,6 +34,13 @@ INSERT INTO every (f4, f8, n, j, jb, t, c, b, ts, tz, d, i, tt, m, p, pr, prs, a
  (1.1754944e-38, 2.2250738585072014e-308, 123456789012345678901234567890.000000000100, NULL, '[]', '', NULL, NULL, NULL, NULL,
   NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL,
   NULL, NULL, NULL);
+CREATE TABLE plain (a smallint, b integer, c bigint, d boolean, e text, f varchar(9), g char(4), h bytea, i date, j time,
+  k timestamp, l timestamptz(3), m interval, n uuid, o jsonb, p json, q oid);
+INSERT INTO plain VALUES (1, -2, 3, true, E'tab\t \\N 🐘', 'v', 'c', '\x00ff0a', '4713-01-01 BC', '24:00', '-infinity',
+  '2024-02-29 12:00:00.1234+05:30', '1 year -3 days 04:05:06.7', 'a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11',
+  '{"b": 1, "a": [1.50, null, "é"]}', '{"b":  1}', 4000000000), (0, 0, 0, false, '', '', '', '', 'infinity',
+  '00:00', 'infinity', 'infinity', '0', NULL, '[]', 'null', 0);
+INSERT INTO plain DEFAULT VALUES;
 CREATE TABLE twice (a integer, b integer); INSERT INTO twice VALUES (1, 2), (1, 2), (3, 4), (5, NULL);
 CREATE TABLE nothing (); INSERT INTO nothing DEFAULT VALUES; INSERT INTO nothing DEFAULT VALUES;
 CREATE UNLOGGED TABLE quick AS SELECT g AS id, repeat('x', g) AS t FROM generate_series(1, 2000) g;
@@ -81,8 +88,8 @@ async fn equal_servers_of_every_version_are_equal() {
         let output = verify(&servers[left], &servers[right]).await.unwrap_or_else(|error| {
             panic!("{left} and {right}: {error}\n{}", error.details.join("\n"));
         });
-        // every, twice, nothing, quick, two partitions, parent, child, the view, the strange one.
-        assert!(output.summary.starts_with("10 tables with 2033 rows and "), "{}", output.summary);
+        // every, plain, twice, nothing, quick, two partitions, parent, child, the view, the strange one.
+        assert!(output.summary.starts_with("11 tables with 2036 rows and "), "{}", output.summary);
     }
 }
 
@@ -96,6 +103,11 @@ async fn every_difference_is_found_and_named() {
         ("UPDATE every SET f8 = NULL WHERE id = 2", "table postgres:public.every: contents"),
         ("UPDATE twice SET a = b, b = a WHERE a = 3", "table postgres:public.twice: contents"),
         ("UPDATE every SET t = NULL WHERE t = ''", "table postgres:public.every: contents"),
+        ("UPDATE plain SET e = NULL WHERE e = ''", "table postgres:public.plain: contents"),
+        (
+            "UPDATE plain SET k = k + '1us' WHERE q = 0; UPDATE plain SET l = l + '1ms'",
+            "table postgres:public.plain: contents",
+        ),
         ("DELETE FROM parts WHERE k = 15", "table postgres:public.parts_2: rows: left 11, right 10"),
         ("INSERT INTO twice VALUES (1, 2)", "table postgres:public.twice: rows: left 4, right 5"),
         (
@@ -165,4 +177,100 @@ fn restore(server: &Cluster, change: &str) {
         server.psql("template1", "CREATE DATABASE postgres TEMPLATE kept; DROP DATABASE gone");
         server.psql("postgres", "ALTER DATABASE postgres SET statement_timeout = '1min'");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_difference_that_was_mended_no_longer_counts() {
+    let (left, right) = (Cluster::start("15"), Cluster::start("15"));
+    for server in [&left, &right] {
+        server.psql("postgres", "CREATE TABLE t AS SELECT g AS id FROM generate_series(1, 100) g");
+    }
+    right.psql("postgres", "UPDATE t SET id = 0 WHERE id = 7");
+    let engine = Engine::new([("left", &left, "postgres"), ("right", &right, "postgres")]);
+    let body = json!({ "left": "left", "right": "right", "jobs": 2 });
+    let mut actions = engine.actions::<Verify>(body).await.expect("it lists").actions;
+    let titles: Vec<&str> = actions.iter().map(|action| action.title.as_str()).collect();
+    assert_eq!(
+        titles,
+        [
+            "compare databases, roles, memberships, passwords and settings of left and right",
+            "compare the objects, sequences and large objects of postgres",
+            "compare the rows of public.t in postgres",
+            "judge what was found; compare once more what differs",
+        ]
+    );
+    let verdict = actions.pop().expect("there is a verdict");
+    for action in actions {
+        engine.perform("verify", action).await.expect("comparing is no failure");
+    }
+    let error = engine.perform("verify", verdict.clone()).await.expect_err("a row differs");
+    assert!(error.message.starts_with("1 difference: table postgres:public.t: contents: left 100 rows with digest "));
+    right.psql("postgres", "UPDATE t SET id = 7 WHERE id = 0");
+    engine.perform("verify", verdict).await.expect("it was mended");
+    let report = std::fs::read(engine.folder().join("verify/verification.json")).expect("there is a report");
+    let report: serde_json::Value = serde_json::from_slice(&report).expect("it is JSON");
+    assert_eq!((&report["equal"], &report["tables"][0]["left"]["rows"]), (&json!(true), &json!(100)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_left_out_or_expected_does_not_fail() {
+    let (left, right) = (Cluster::start("15"), Cluster::start("18"));
+    left.psql("postgres", "CREATE DATABASE one ENCODING 'SQL_ASCII' LOCALE 'C' TEMPLATE template0");
+    right.psql("postgres", "CREATE DATABASE two ENCODING 'SQL_ASCII' LOCALE 'C' TEMPLATE template0");
+    left.psql("postgres", "CREATE ROLE only_here; CREATE ROLE reader LOGIN");
+    right.psql("postgres", "CREATE ROLE reader LOGIN");
+    for (server, database) in [(&left, "one"), (&right, "two")] {
+        server.psql(
+            database,
+            r"CREATE TABLE bytes (t text); INSERT INTO bytes VALUES (E'gr\xf6\xdfe'), (E'\xff');
+            CREATE TABLE log_1 (x integer); CREATE SEQUENCE log_2; SELECT lo_create(5);
+            GRANT SELECT ON bytes, log_1 TO reader; GRANT SELECT ON SEQUENCE log_2 TO reader",
+        );
+    }
+    right.psql(
+        "two",
+        "INSERT INTO log_1 VALUES (1); SELECT nextval('log_2'); CREATE INDEX log_i ON log_1 (x); CREATE SCHEMA pgplan
+        CREATE TABLE receipt (x integer)",
+    );
+    let mut engine = Engine::new([("left", &left, "one"), ("right", &right, "two")]);
+    let error = engine.step::<Verify>(json!({ "left": "left", "right": "right", "mode": "counts" })).await;
+    let error = error.expect_err("a row, a value and an index");
+    // The roles are not compared when one database is compared with another.
+    assert_eq!(error.details.len(), 4, "{:?}", error.details);
+    let body = json!({ "left": "left", "right": "right", "exclude": ["public.log_*"] });
+    let output = engine.step::<Verify>(body.clone()).await.expect("all of it is excluded");
+    assert!(output.summary.starts_with("1 tables with 2 rows"), "{}", output.summary);
+    let body_ignoring = json!({ "left": "left", "right": "right", "ignore": ["* one:public.log_*"] });
+    let output = engine.step::<Verify>(body_ignoring).await.expect("all of it is expected");
+    assert_eq!(output.warnings.len(), 3, "{:?}", output.warnings);
+
+    engine.set_user("reader");
+    let output = engine.step::<Verify>(body).await.expect("a role without superuser may compare");
+    assert!(output.summary.starts_with("1 tables with 2 rows"), "{}", output.summary);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cancelled_comparison_leaves_no_statement_behind() {
+    let (left, right) = (Cluster::start("15"), Cluster::start("18"));
+    for server in [&left, &right] {
+        server.psql(
+            "postgres",
+            "CREATE TABLE t AS SELECT g AS id, md5(g::text) AS m, 1.5 AS n FROM generate_series(1, 1500000) g",
+        );
+    }
+    let engine = Engine::new([("left", &left, "postgres"), ("right", &right, "postgres")]);
+    let actions =
+        engine.actions::<Verify>(json!({ "left": "left", "right": "right" })).await.expect("it lists").actions;
+    let action = actions.into_iter().find(|action| action.id.starts_with("rows:")).expect("rows are compared");
+    let cx = engine.cx("verify", &action.id);
+    let cancel = cx.cancel.clone();
+    let work = tokio::spawn(async move { pgplan_engine::perform::perform(&action.op, &cx).await });
+    let copying = "SELECT count(*) FROM pg_stat_activity WHERE query LIKE 'COPY%' AND state = 'active'";
+    while right.psql("postgres", copying) == "0" {}
+    cancel.cancel();
+    let started = std::time::Instant::now();
+    let error = work.await.expect("no panic").expect_err("it was told to stop");
+    assert_eq!(error.kind, ErrorKind::Interrupted);
+    assert!(started.elapsed().as_secs() < 5);
+    assert_eq!((left.psql("postgres", copying), right.psql("postgres", copying)), ("0".to_owned(), "0".to_owned()));
 }

@@ -28,8 +28,8 @@ const VERDICT: &str = "verdict";
 
 /// Compares two servers and fails when they differ: rows, sequences, large objects and catalogs.
 ///
-/// The rows of every table are read on both sides at once, as text under the same settings, and their hashes are added
-/// up, so neither the order of rows nor the server's version counts, and memory stays constant. Columns are matched by
+/// The rows of every table are read on both sides at once, under the same settings, and their hashes are added up, so
+/// neither the order of rows nor the server's version counts, and memory stays constant. Columns are matched by
 /// name. Partitions are compared one by one; foreign tables and tables of extensions are not compared, materialized
 /// views are, but a difference in one is a warning: a restore computes them anew. The schema `pgplan` is left out.
 ///
@@ -142,8 +142,7 @@ impl Kind for Verify {
         let mut list = List::default();
         let pairs = self.pairs(left, right);
         let whole = !matches!(self.databases, Some(Databases::Names(_))) && pairs.iter().all(|(l, r)| l == r);
-        let same_cluster = left.system_identifier.is_some() && left.system_identifier == right.system_identifier;
-        if whole && !same_cluster || self.catalog.as_ref().is_some_and(|list| list.iter().any(|a| a.of_cluster())) {
+        if whole || self.catalog.as_ref().is_some_and(|list| list.iter().any(|a| a.of_cluster())) {
             self.compare_clusters(whole, &mut list);
         }
         for (left_dbname, right_dbname) in pairs {

@@ -1,7 +1,7 @@
 //! Comparing the rows of tables.
 //!
 //! Both servers send the same columns of a table, by name and in the left side's order, as COPY text under pinned
-//! settings, both at once; neither sorts. Each side is one session with one snapshot for the whole batch.
+//! settings (or in binary, where the types allow it), both at once; neither sorts. Each side is one session with one snapshot for the whole batch.
 
 use std::sync::{
     Arc,
@@ -13,11 +13,11 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     ComparedTable, Piece, Sides,
-    columns::{Name, Table, read, shown},
+    columns::{Name, Table, Wire, read, shown},
     no_such_database,
 };
 use crate::{
-    digest::{LineDigest, Rows},
+    digest::{BinaryDigest, LineDigest, NotBinary, Rows},
     error::{ErrorKind, StepError},
     op::data::CompareRows,
     perform::{PerformCx, Progress},
@@ -46,7 +46,9 @@ pub(super) async fn compare(op: &CompareRows, cx: &PerformCx) -> Result<Piece, S
 async fn compare_between(op: &CompareRows, sides: &Sides, cx: &PerformCx, piece: &mut Piece) -> Result<(), StepError> {
     let (left, right) = tokio::try_join!(read(&sides.left, &op.tables), read(&sides.right, &op.tables))?;
     let encoding = common_encoding(sides).await?;
-    let mut plan = Vec::new();
+    // Before 10 a server may have been built with times as floating-point numbers.
+    let new = sides.left.server_version_num().min(sides.right.server_version_num()) >= 100_000;
+    let (mut plan, mut lefts, mut rights) = (Vec::new(), Vec::new(), Vec::new());
     for name in &op.tables {
         let shown = shown(&op.pair.left_dbname, name);
         // A table that only one side has is found with the objects.
@@ -56,22 +58,25 @@ async fn compare_between(op: &CompareRows, sides: &Sides, cx: &PerformCx, piece:
             continue;
         }
         let columns = same_columns(&shown, on_left, on_right, piece);
-        let statements = if op.contents {
-            (on_left.copy(name, &columns, &encoding), on_right.copy(name, &columns, &encoding))
+        let (left, right) = if op.contents {
+            let binary = new && encoding == "UTF8" && on_left.has_same_bytes(on_right, &columns);
+            let wire = if binary { Wire::Binary } else { Wire::Text(encoding.clone()) };
+            let (left, right) = (on_left.copy(name, &columns, &wire), on_right.copy(name, &columns, &wire));
+            (Ask::Contents(left, wire.clone()), Ask::Contents(right, wire))
         } else {
-            (on_left.count(name), on_right.count(name))
+            (Ask::Count(on_left.count(name)), Ask::Count(on_right.count(name)))
         };
-        plan.push((name, shown, on_left.relkind, statements));
+        lefts.push(left);
+        rights.push(right);
+        plan.push((name, shown, on_left.relkind));
     }
     let meter = Meter { progress: cx.progress.clone(), bytes: AtomicU64::new(0), rows: AtomicU64::new(0) };
-    let (lefts, rights): (Vec<&str>, Vec<&str>) =
-        plan.iter().map(|(.., (left, right))| (left.as_str(), right.as_str())).unzip();
     let silent = Meter { progress: Progress::silent(), bytes: AtomicU64::new(0), rows: AtomicU64::new(0) };
     let (lefts, rights) = tokio::try_join!(
-        sums(&sides.left, &lefts, op.contents, Arc::new(meter), &cx.cancel),
-        sums(&sides.right, &rights, op.contents, Arc::new(silent), &cx.cancel),
+        sums(&sides.left, &lefts, Arc::new(meter), &cx.cancel),
+        sums(&sides.right, &rights, Arc::new(silent), &cx.cancel),
     )?;
-    for ((name, shown, relkind, _), (left, right)) in plan.into_iter().zip(lefts.into_iter().zip(rights)) {
+    for ((name, shown, relkind), (left, right)) in plan.into_iter().zip(lefts.into_iter().zip(rights)) {
         judge_table(op, piece, name, &shown, relkind, left, right);
     }
     Ok(())
@@ -164,60 +169,95 @@ impl Meter {
     }
 }
 
+/// What is asked of a side.
+enum Ask {
+    /// The number of rows, by this query.
+    Count(String),
+    /// All rows, by this COPY.
+    Contents(String, Wire),
+}
+
 async fn sums(
     session: &Session,
-    statements: &[&str],
-    contents: bool,
+    asked: &[Ask],
     meter: Arc<Meter>,
     cancel: &CancellationToken,
 ) -> Result<Vec<Rows>, StepError> {
-    let mut sums = Vec::with_capacity(statements.len());
-    for statement in statements {
+    let mut sums = Vec::with_capacity(asked.len());
+    for ask in asked {
         if cancel.is_cancelled() {
             return Err(StepError::new(ErrorKind::Interrupted, "stopped"));
         }
-        let sum = if contents {
-            digest_of(session, statement, &meter).await?
-        } else {
-            let found = rows(session, "count rows", statement).await?;
-            let rows = found.first().and_then(|row| number(row, 0)).unwrap_or_default();
-            meter.add(0, rows);
-            Rows { rows, ..Rows::default() }
-        };
-        sums.push(sum);
+        sums.push(match ask {
+            Ask::Contents(copy, wire) => digest_of(session, copy, wire, &meter).await?,
+            Ask::Count(query) => {
+                let found = rows(session, "count rows", query).await?;
+                let rows = found.first().and_then(|row| number(row, 0)).unwrap_or_default();
+                meter.add(0, rows);
+                Rows { rows, ..Rows::default() }
+            }
+        });
     }
     Ok(sums)
 }
 
-/// Hashes all rows that a COPY statement sends; on a thread of its own, so that both sides are hashed at once.
-async fn digest_of(session: &Session, copy: &str, meter: &Arc<Meter>) -> Result<Rows, StepError> {
-    let wrong = |error: &tokio_postgres::Error| {
-        session
-            .error("read a table", error)
-            .detail(format!("statement: {copy}"))
-            .detail(format!("on {}", session.label()))
-    };
+/// The digest of either format.
+enum Hasher {
+    Text(LineDigest),
+    Binary(BinaryDigest),
+}
+
+impl Hasher {
+    fn push(&mut self, piece: &[u8]) {
+        match self {
+            Self::Text(digest) => digest.push(piece),
+            Self::Binary(digest) => digest.push(piece),
+        }
+    }
+
+    fn sum(&self) -> Rows {
+        match self {
+            Self::Text(digest) => digest.sum(),
+            Self::Binary(digest) => digest.sum(),
+        }
+    }
+
+    fn finish(self) -> Result<Rows, NotBinary> {
+        match self {
+            Self::Text(digest) => Ok(digest.finish()),
+            Self::Binary(digest) => digest.finish(),
+        }
+    }
+}
+
+/// Hashes all rows that a COPY statement sends; on a task of its own, so that both sides are hashed at once.
+async fn digest_of(session: &Session, copy: &str, wire: &Wire, meter: &Arc<Meter>) -> Result<Rows, StepError> {
+    let told = |error: StepError| error.detail(format!("statement: {copy}")).detail(format!("on {}", session.label()));
+    let wrong = |error: &tokio_postgres::Error| told(session.error("read a table", error));
     let stream = session.client().copy_out(copy).await.map_err(|error| wrong(&error))?;
     let meter = Arc::clone(meter);
+    let mut hasher = match wire {
+        Wire::Text(_) => Hasher::Text(LineDigest::default()),
+        Wire::Binary => Hasher::Binary(BinaryDigest::default()),
+    };
     let hashing = tokio::spawn(async move {
         let mut stream = std::pin::pin!(stream.ready_chunks(256));
-        let (mut digest, mut told) = (LineDigest::default(), Rows::default());
+        let mut told = Rows::default();
         while let Some(pieces) = stream.next().await {
             for piece in pieces {
-                digest.push(&piece?);
+                hasher.push(&piece?);
             }
-            let sum = digest.sum();
+            let sum = hasher.sum();
             if sum.bytes - told.bytes >= REPORT_EVERY {
                 meter.add(sum.bytes - told.bytes, sum.rows - told.rows);
                 told = sum;
             }
         }
-        let sum = digest.finish();
+        let sum = hasher.sum();
         meter.add(sum.bytes - told.bytes, sum.rows - told.rows);
-        Ok::<_, tokio_postgres::Error>(sum)
+        Ok::<_, tokio_postgres::Error>(hasher.finish())
     });
-    match hashing.await {
-        Ok(sum) => sum.map_err(|error| wrong(&error)),
-        Err(error) => Err(StepError::new(ErrorKind::Internal, format!("hashing rows ended early: {error}"))),
-    }
+    let internal = |why: String| told(StepError::new(ErrorKind::Internal, why));
+    let sum = hashing.await.map_err(|error| internal(format!("hashing rows ended early: {error}")))?;
+    sum.map_err(|error| wrong(&error))?.map_err(|error| internal(error.to_string()))
 }
