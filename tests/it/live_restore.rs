@@ -616,7 +616,6 @@ async fn memory_stays_small_whatever_the_size() {
     let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("the peak is told");
     let kib: u64 = peak.trim().trim_end_matches(" kB").parse().expect("it is a number");
     assert!(kib < 100 << 10, "the peak was {kib} KiB");
-    eprintln!("peak {kib} KiB");
     let mut last = None;
     while let Ok(report) = bench.reports.as_mut().expect("reports come").try_recv() {
         last = Some(report);
