@@ -337,7 +337,7 @@ fn comments(lowest: u32) -> String {
          FROM pg_description d, pg_identify_object(d.classoid, d.objoid, d.objsubid) i, \
               pg_identify_object_as_address(d.classoid, d.objoid, d.objsubid) a \
          WHERE d.objoid >= 16384 AND coalesce(i.schema, '') NOT IN ('pgplan', 'information_schema') \
-           AND coalesce(i.schema, '') !~ '^pg_' AND i.type <> 'extension' AND i.identity <> 'pgplan' \
+           AND coalesce(i.schema, '') !~ '^pg_' AND i.type <> 'extension' AND NOT (a.type = 'schema' AND a.object_names = '{{pgplan}}') \
            AND NOT EXISTS (SELECT FROM pg_depend x WHERE x.classid = d.classoid AND x.objid = d.objoid \
                            AND x.deptype = 'e') \
          UNION ALL SELECT 'schema', 'public', description FROM pg_description \
