@@ -1,7 +1,7 @@
 //! Operations as the dry run shows them: the command line or SQL that would be used, secrets by name.
 
 use super::{
-    EditFile, Exec, Expected, FilterOp, Op, RestoreOp,
+    Exec, Expected, FilterOp, Op, RestoreOp,
     data::{RunSql, SqlSource},
 };
 use crate::{
@@ -17,7 +17,6 @@ impl Op {
         match self {
             Self::Exec(exec) => exec.shown(),
             Self::Tunnel(tunnel) => tunnel.exec.shown(),
-            Self::EditFile(edit) => edit.shown(),
             Self::RestoreFile { backup, .. } => vec![format!("from {}", backup.display())],
             Self::CreateCluster(cluster) => vec![format!("in {}", cluster.folder.display())],
             Self::RemoveCluster { folder } => vec![format!("rm -r {}", folder.display())],
@@ -55,12 +54,6 @@ impl Exec {
             lines.push("other users of this machine can see the secret while the program runs".to_owned());
         }
         lines
-    }
-}
-
-impl EditFile {
-    fn shown(&self) -> Vec<String> {
-        self.set.iter().map(|(key, value)| format!("{}: {key} = {value}", self.path.display())).collect()
     }
 }
 
