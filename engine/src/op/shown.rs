@@ -27,7 +27,8 @@ impl Op {
             Self::Dump(dump) => vec![dump.command_line()],
             Self::Filter(filter) => filter.shown(),
             // Their titles say it all.
-            Self::Vacuum(_)
+            Self::EditFile(_)
+            | Self::Vacuum(_)
             | Self::Compare { .. }
             | Self::JudgeComparison(_)
             | Self::Approve { .. }
