@@ -14,7 +14,7 @@ pub(crate) enum Exit {
     Failed = 1,
     /// The plan or the command line is wrong.
     BadInput = 2,
-    /// Refused: a lock, a stale saved plan, another plan's journal.
+    /// Refused: a lock, a guard, a stale saved plan, another plan's journal.
     Refused = 3,
     /// Interrupted; apply again to go on.
     Interrupted = 4,
@@ -49,6 +49,7 @@ impl Exit {
             ErrorKind::NeedsPerson => Self::NeedsPerson,
             ErrorKind::Interrupted => Self::Interrupted,
             ErrorKind::Plan => Self::BadInput,
+            ErrorKind::Refused => Self::Refused,
             ErrorKind::Internal => Self::Bug,
             ErrorKind::Connection
             | ErrorKind::Authentication
@@ -61,7 +62,6 @@ impl Exit {
             | ErrorKind::Tool
             | ErrorKind::ToolMissing
             | ErrorKind::Timeout
-            | ErrorKind::Refused
             | ErrorKind::Io => Self::Failed,
         }
     }

@@ -40,8 +40,14 @@ pub enum EventKind {
         fingerprint: String,
         /// Fingerprint of each step.
         steps: BTreeMap<String, String>,
+        /// Each step as it is written, for showing what an edit changed; secrets stand there by name.
+        #[serde(default)]
+        texts: BTreeMap<String, serde_json::Value>,
         /// Variables in force, overrides included.
         vars: BTreeMap<String, serde_json::Value>,
+        /// The variables that were given on the command line; a run goes on with them.
+        #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+        given: BTreeMap<String, String>,
         /// Who runs it.
         holder: Holder,
     },
@@ -51,6 +57,9 @@ pub enum EventKind {
         fingerprint: String,
         /// Fingerprint of each step as it is now.
         steps: BTreeMap<String, String>,
+        /// Each step as it is written now.
+        #[serde(default)]
+        texts: BTreeMap<String, serde_json::Value>,
         /// Who runs it now.
         holder: Holder,
     },
@@ -60,6 +69,18 @@ pub enum EventKind {
         step: String,
         /// Its actions.
         graph: ActionGraph,
+    },
+    /// A step that is not over was edited: it is surveyed anew, and actions that are finished stay finished. Durable.
+    StepChanged {
+        /// The step.
+        step: String,
+    },
+    /// A step is done anew, whatever it did before: it is surveyed again, and its earlier receipts do not count. Durable.
+    StepReopened {
+        /// The step.
+        step: String,
+        /// Why.
+        reason: String,
     },
     /// A step will not run, and its dependants may. Durable.
     StepSkipped {
@@ -140,6 +161,18 @@ pub enum EventKind {
         /// Why.
         reason: String,
     },
+    /// The run goes back: what it did is taken back from here on. Durable.
+    UndoStarted {
+        /// Why.
+        reason: String,
+    },
+    /// An action's effect is about to be taken back. Durable before it is.
+    ActionUndoing {
+        /// The step.
+        step: String,
+        /// The action.
+        action: String,
+    },
     /// An action's effect was taken back. Durable.
     ActionUndone {
         /// The step.
@@ -169,6 +202,15 @@ pub enum EventKind {
         action: String,
         /// The line.
         line: String,
+    },
+    /// A person says from elsewhere that a step may be done; holds for the plan as it was then. Durable.
+    StepApproved {
+        /// The step.
+        step: String,
+        /// Fingerprint of the plan that was approved.
+        fingerprint: String,
+        /// Who: user and host.
+        by: String,
     },
     /// The application's downtime begins or ends. Durable.
     DowntimeMarked {
@@ -252,6 +294,8 @@ impl EventKind {
             Self::RunStarted { .. }
             | Self::RunResumed { .. }
             | Self::StepExpanded { .. }
+            | Self::StepChanged { .. }
+            | Self::StepReopened { .. }
             | Self::StepSkipped { .. }
             | Self::StepBlocked { .. }
             | Self::StepFinished { .. }
@@ -261,7 +305,10 @@ impl EventKind {
             | Self::ActionFailed { .. }
             | Self::ActionIndeterminate { .. }
             | Self::ActionReset { .. }
+            | Self::UndoStarted { .. }
+            | Self::ActionUndoing { .. }
             | Self::ActionUndone { .. }
+            | Self::StepApproved { .. }
             | Self::DowntimeMarked { .. }
             | Self::Warned { .. }
             | Self::RunInterrupted { .. }

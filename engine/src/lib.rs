@@ -5,6 +5,7 @@ pub mod action;
 pub mod artifact;
 mod attempt;
 pub mod check;
+pub mod claim;
 pub mod diagnostic;
 pub mod digest;
 pub mod document;

@@ -15,6 +15,8 @@ pub struct Plan {
     pub folder: PathBuf,
     /// Variables with their values: defaults overridden by `--var`.
     pub vars: BTreeMap<String, serde_json::Value>,
+    /// The values among them that were given (`--var`), as they were written.
+    pub given: BTreeMap<String, String>,
     /// Where each secret is.
     pub secrets: BTreeMap<String, SecretSource>,
     /// Databases by name.
@@ -41,6 +43,24 @@ impl Plan {
     #[must_use]
     pub fn step(&self, id: &str) -> Option<&Step> {
         self.steps.iter().find(|step| step.id == id)
+    }
+
+    /// Returns whether one step comes before another, directly or through others.
+    #[must_use]
+    pub fn is_ancestor(&self, first: &str, later: &str) -> bool {
+        let mut waiting: Vec<&str> = vec![later];
+        let mut seen = std::collections::BTreeSet::new();
+        while let Some(step) = waiting.pop().and_then(|id| self.step(id)) {
+            for need in &step.needs {
+                if need == first {
+                    return true;
+                }
+                if seen.insert(need.as_str()) {
+                    waiting.push(need);
+                }
+            }
+        }
+        false
     }
 }
 
@@ -205,6 +225,14 @@ pub struct ForEach {
     pub max_parallel: Option<usize>,
     /// Whether the first failure keeps the remaining items from starting.
     pub fail_fast: bool,
+}
+
+impl Step {
+    /// Returns the step as it is written, its kind with its body; templates and so secrets stand there by name.
+    #[must_use]
+    pub fn text(&self) -> serde_json::Value {
+        serde_json::json!({ self.kind: self.body.to_json() })
+    }
 }
 
 /// Which side of the downtime a step marks.

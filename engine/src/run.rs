@@ -4,25 +4,32 @@
 //! ask [`schedule::next`] what can be done, make it durable, let workers do it, wait for what they say. The order is
 //! always: `started` is on disk → it is done → `finished` with its outputs is on disk → anything that depends on it.
 
-use std::{collections::BTreeMap, future::Future, io, path::PathBuf, sync::Arc, time::Duration};
+mod drive;
+mod recover;
 
-use tokio::{
-    sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel},
-    task::JoinSet,
-    time::Instant,
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    future::Future,
+    io,
+    path::PathBuf,
+    sync::{Arc, OnceLock},
+    time::Duration,
 };
+
+use tokio::sync::mpsc::UnboundedSender;
 use tokio_util::sync::CancellationToken;
 
+pub use recover::MOST_CUTS;
+
 use crate::{
-    action::{Action, ActionGraph, Effect, Output, OutputValue, Outputs},
-    attempt::{bounded, wait_before_retry},
-    error::{ErrorKind, StepError},
+    action::{Action, ActionGraph, Output, Outputs},
+    error::StepError,
     event::{Event, EventKind, Holder, Outcome},
     journal::{Journal, JournalError, sqlite::next_event},
     op::Op,
-    plan::{Downtime, Plan, Step},
-    schedule::{self, Busy, Next},
-    state::{ActionStatus, IllegalMove, RunState, StepStatus},
+    plan::{Plan, Step},
+    schedule::Busy,
+    state::{IllegalMove, RunState},
 };
 
 /// What opening a step found.
@@ -57,6 +64,8 @@ pub struct ActionCx {
     pub run: String,
     /// Counted from 1 over the whole run.
     pub attempt: u32,
+    /// How often its step was begun anew.
+    pub generation: u32,
     /// Cancelled when the run stops or the time is over.
     pub cancel: CancellationToken,
     /// Outputs of the steps that are finished.
@@ -117,7 +126,14 @@ pub trait World: Send + Sync + 'static {
     /// When it cannot be rendered.
     fn own_undo(&self, step: &Step, outputs: Arc<BTreeMap<String, Outputs>>) -> Result<Option<Option<Op>>, StepError>;
 
-    /// Ends what actions have left running in this process: tunnels.
+    /// Cleans up after a run that ended well: drops its receipts from these databases of the plan. Returns warnings.
+    fn settle(
+        &self,
+        databases: BTreeSet<String>,
+        outputs: Arc<BTreeMap<String, Outputs>>,
+    ) -> impl Future<Output = Vec<String>> + Send;
+
+    /// Ends what actions have left running in this process, and gives up the claims on servers. Returns warnings.
     fn close(&self) -> impl Future<Output = Vec<String>> + Send;
 }
 
@@ -150,6 +166,33 @@ pub enum Ending {
     Interrupted,
 }
 
+/// How a session is told to stop, from anywhere.
+#[derive(Debug, Clone, Default)]
+pub struct Stop {
+    /// Cancelled: nothing new begins; what runs is cancelled and awaited.
+    pub politely: CancellationToken,
+    /// Cancelled: what runs is given up and its programs are killed. What was done is in the journal all the same.
+    pub at_once: CancellationToken,
+    by: Arc<OnceLock<String>>,
+}
+
+impl Stop {
+    /// Asks for a polite stop the first time and for one at once the second; `by` names who asks: `SIGINT`.
+    pub fn ask(&self, by: &str) {
+        if self.politely.is_cancelled() {
+            self.at_once.cancel();
+        }
+        self.by.get_or_init(|| by.to_owned());
+        self.politely.cancel();
+    }
+
+    /// Returns who asked.
+    #[must_use]
+    pub fn by(&self) -> &str {
+        self.by.get().map_or("a signal", String::as_str)
+    }
+}
+
 /// What the caller wants of this session.
 #[derive(Debug, Clone, Default)]
 pub struct Wishes {
@@ -175,7 +218,7 @@ pub struct Run<'a> {
     reporters: Vec<Box<dyn Reporter + 'a>>,
     memory: BTreeMap<String, Outputs>,
     busy: Busy,
-    ensured: std::collections::BTreeSet<String>,
+    ensured: BTreeSet<String>,
 }
 
 impl<'a> Run<'a> {
@@ -198,7 +241,9 @@ impl<'a> Run<'a> {
             path: plan.path.display().to_string(),
             fingerprint: plan.fingerprint.clone(),
             steps: step_fingerprints(plan),
+            texts: step_texts(plan),
             vars: plan.vars.clone(),
+            given: plan.given.clone(),
             holder,
         }])?;
         Ok(run)
@@ -224,7 +269,8 @@ impl<'a> Run<'a> {
             .filter(|step| run.state.step_fingerprints.get(&step.id).is_some_and(|old| *old != step.fingerprint))
             .map(|step| step.id.clone())
             .collect();
-        run.record(vec![EventKind::RunResumed { fingerprint: plan.fingerprint.clone(), steps, holder }])?;
+        let (fingerprint, texts) = (plan.fingerprint.clone(), step_texts(plan));
+        run.record(vec![EventKind::RunResumed { fingerprint, steps, texts, holder }])?;
         run.recover(&changed)?;
         Ok(run)
     }
@@ -237,8 +283,14 @@ impl<'a> Run<'a> {
             reporters,
             memory: BTreeMap::new(),
             busy: Busy::default(),
-            ensured: std::collections::BTreeSet::new(),
+            ensured: BTreeSet::new(),
         }
+    }
+
+    /// Returns the plan.
+    #[must_use]
+    pub fn plan(&self) -> &'a Plan {
+        self.plan
     }
 
     /// Returns where the run stands.
@@ -247,334 +299,9 @@ impl<'a> Run<'a> {
         &self.state
     }
 
-    /// Decides about actions that a dead or interrupted session left begun, and about volatile ones.
-    fn recover(&mut self, changed: &[String]) -> Result<(), RunError> {
-        let mut events = Vec::new();
-        for step in &self.plan.steps {
-            let Some(state) = self.state.steps.get(&step.id) else { continue };
-            let wanted_later = self.has_unfinished_descendant(&step.id);
-            for action in &state.actions {
-                let names = || (step.id.clone(), action.action.id.clone());
-                match (action.status, action.action.effect) {
-                    (ActionStatus::Started, Effect::Opaque) => {
-                        let (step, action) = names();
-                        events.push(EventKind::ActionIndeterminate { step, action });
-                    }
-                    (ActionStatus::Started, Effect::Transaction | Effect::Probe | Effect::Restart) => {
-                        let (step, action) = names();
-                        let reason = "it was cut in the middle and is done again".to_owned();
-                        events.push(EventKind::ActionReset { step, action, reason });
-                    }
-                    (ActionStatus::Finished, _) if action.action.volatile && wanted_later => {
-                        let (step, action) = names();
-                        let reason = "what it gave ended with the last session".to_owned();
-                        events.push(EventKind::ActionReset { step, action, reason });
-                    }
-                    _ => {}
-                }
-            }
-        }
-        self.record(events)?;
-        for id in changed {
-            let over = self.state.status(id).is_over();
-            if let Some(step) = self.state.steps.get_mut(id).filter(|_| !over) {
-                // Its text changed: it is surveyed anew; actions that are finished keep their ids and stay finished.
-                step.status = StepStatus::Pending;
-            }
-        }
-        Ok(())
-    }
-
-    fn has_unfinished_descendant(&self, step: &str) -> bool {
-        let mut reached = std::collections::BTreeSet::from([step]);
-        let mut found = false;
-        for later in &self.plan.steps {
-            if later.needs.iter().any(|need| reached.contains(need.as_str())) {
-                reached.insert(&later.id);
-                found |= !self.state.status(&later.id).satisfies();
-            }
-        }
-        found
-    }
-
-    /// Runs until nothing more can be done in this session.
-    ///
-    /// The first cancellation of `stop` stops politely: nothing new begins, what runs is cancelled and awaited.
-    ///
-    /// # Errors
-    /// When the journal cannot be written; whatever ran was cancelled and awaited.
-    pub async fn drive<W: World>(
-        &mut self,
-        world: &Arc<W>,
-        wishes: &Wishes,
-        stop: &CancellationToken,
-    ) -> Result<Ending, RunError> {
-        let (sender, mut inbox) = unbounded_channel();
-        let mut workers = JoinSet::new();
-        self.hold_back(wishes);
-        let result = self.turn(world, stop, &sender, &mut inbox, &mut workers).await;
-        stop.cancel();
-        while workers.join_next().await.is_some() {}
-        for message in world.close().await {
-            self.record(vec![EventKind::Warned { step: None, message }])?;
-        }
-        let ending = result?;
-        match &ending {
-            Ending::Ended(outcome) => self.record(vec![EventKind::RunEnded { outcome: *outcome }])?,
-            Ending::Interrupted => self.record(vec![EventKind::RunInterrupted { by: "a signal".to_owned() }])?,
-        }
-        Ok(ending)
-    }
-
-    async fn turn<W: World>(
-        &mut self,
-        world: &Arc<W>,
-        stop: &CancellationToken,
-        sender: &UnboundedSender<Message>,
-        inbox: &mut UnboundedReceiver<Message>,
-        workers: &mut JoinSet<()>,
-    ) -> Result<Ending, RunError> {
-        let mut ensuring = 0_usize;
-        let mut retries = 0_usize;
-        loop {
-            self.busy.stopping = stop.is_cancelled();
-            let mut moved = false;
-            for next in schedule::next(self.plan, &self.state, &self.busy) {
-                moved |= self.make(next, world, stop, sender, workers, &mut ensuring)?;
-            }
-            if moved {
-                continue;
-            }
-            let idle = self.busy.opening.is_empty() && self.busy.running.is_empty() && ensuring == 0;
-            if idle && (retries == 0 || self.busy.stopping) {
-                return Ok(self.ending());
-            }
-            let message = tokio::select! {
-                message = inbox.recv() => message,
-                () = stop.cancelled(), if !self.busy.stopping => continue,
-            };
-            let Some(first) = message else { return Ok(self.ending()) };
-            let mut batch = vec![first];
-            while let Ok(more) = inbox.try_recv() {
-                batch.push(more);
-            }
-            let mut events = Vec::new();
-            for message in batch {
-                match &message {
-                    Message::Ensured { .. } => ensuring -= 1,
-                    Message::RetryDue { .. } => retries -= 1,
-                    Message::Opened { .. } | Message::Done { .. } | Message::Said { .. } => {}
-                }
-                let waits = self.hear(message, &mut events);
-                if let Some((step, action, delay)) = waits {
-                    retries += 1;
-                    let (sender, stop) = (sender.clone(), stop.clone());
-                    workers.spawn(async move {
-                        tokio::select! { () = tokio::time::sleep(delay) => {}, () = stop.cancelled() => {} }
-                        send(&sender, Message::RetryDue { step, action });
-                    });
-                }
-            }
-            self.record(events)?;
-        }
-    }
-
-    /// Makes one move of the schedule; returns whether the state changed at once.
-    fn make<W: World>(
-        &mut self,
-        next: Next,
-        world: &Arc<W>,
-        stop: &CancellationToken,
-        sender: &UnboundedSender<Message>,
-        workers: &mut JoinSet<()>,
-        ensuring: &mut usize,
-    ) -> Result<bool, RunError> {
-        match next {
-            Next::Skip { step, reason } => self.record(vec![EventKind::StepSkipped { step, reason }])?,
-            Next::Block { step, by } => self.record(vec![EventKind::StepBlocked { step, by }])?,
-            Next::Fail { step, error } => {
-                let tolerated = self.plan.step(&step).is_some_and(|step| step.continue_on_error)
-                    && error.kind != ErrorKind::Interrupted;
-                let mut events = vec![EventKind::StepFailed { step: step.clone(), error: error.clone(), tolerated }];
-                if tolerated {
-                    let message = format!("step `{step}` failed and the plan goes on: {error}");
-                    events.push(EventKind::Warned { step: Some(step), message });
-                }
-                self.record(events)?;
-            }
-            Next::Finish { step } => {
-                let checked = self.ensured.contains(&step);
-                let Some(definition) = self.plan.step(&step) else { return Ok(false) };
-                if definition.ensures.is_none() || checked {
-                    self.finish(definition)?;
-                } else {
-                    self.ensured.insert(step.clone());
-                    self.busy.opening.insert(step.clone());
-                    *ensuring += 1;
-                    let (world, sender) = (Arc::clone(world), sender.clone());
-                    let (definition, outputs) = (definition.clone(), self.outputs());
-                    workers.spawn(async move {
-                        let result = world.ensure(&definition, outputs).await;
-                        send(&sender, Message::Ensured { step, result });
-                    });
-                }
-            }
-            Next::Open { step } => {
-                let Some(definition) = self.plan.step(&step).cloned() else { return Ok(false) };
-                self.busy.opening.insert(step.clone());
-                let (world, sender, outputs) = (Arc::clone(world), sender.clone(), self.outputs());
-                workers.spawn(async move {
-                    let result = world.open(&definition, outputs).await;
-                    send(&sender, Message::Opened { step, result });
-                });
-                return Ok(false);
-            }
-            Next::Start { step, action } => {
-                self.start(&step, &action, world, stop, sender, workers)?;
-                return Ok(false);
-            }
-        }
-        Ok(true)
-    }
-
-    fn finish(&mut self, step: &Step) -> Result<(), RunError> {
-        let mut events = Vec::new();
-        if step.downtime == Some(Downtime::End) {
-            events.push(EventKind::DowntimeMarked { step: step.id.clone(), mark: Downtime::End });
-        }
-        events.push(EventKind::StepFinished { step: step.id.clone() });
-        self.record(events)
-    }
-
-    fn start<W: World>(
-        &mut self,
-        step: &str,
-        action: &str,
-        world: &Arc<W>,
-        stop: &CancellationToken,
-        sender: &UnboundedSender<Message>,
-        workers: &mut JoinSet<()>,
-    ) -> Result<(), RunError> {
-        let Some(definition) = self.plan.step(step).cloned() else { return Ok(()) };
-        let Some(found) = self.state.steps.get(step).and_then(|state| state.action(action)) else { return Ok(()) };
-        let (attempt, body) = (found.attempts + 1, found.action.clone());
-        self.record(vec![EventKind::ActionStarted { step: step.to_owned(), action: action.to_owned(), attempt }])?;
-        self.busy.running.insert((step.to_owned(), action.to_owned()));
-        let cx = ActionCx {
-            run: self.state.id.clone(),
-            attempt,
-            cancel: stop.child_token(),
-            outputs: self.outputs(),
-            words: Words::new(step, action, sender.clone()),
-        };
-        let (world, sender) = (Arc::clone(world), sender.clone());
-        let (step, action) = (step.to_owned(), action.to_owned());
-        workers.spawn(async move {
-            let began = Instant::now();
-            let result = bounded(&*world, &definition, &body, cx).await;
-            send(&sender, Message::Done { step, action, result, took: began.elapsed() });
-        });
-        Ok(())
-    }
-
-    /// Turns a worker's message into events; returns the wait of a retry.
-    fn hear(&mut self, message: Message, events: &mut Vec<EventKind>) -> Option<(String, String, Duration)> {
-        match message {
-            Message::Said { step, action, word: Word::Progress { bytes, rows, total } } => {
-                events.push(EventKind::ActionProgress { step, action, bytes, rows, total });
-            }
-            Message::Said { step, action, word: Word::Line(line) } => {
-                events.push(EventKind::ActionSaid { step, action, line });
-            }
-            Message::RetryDue { step, action } => {
-                if !self.busy.stopping {
-                    let reason = "its wait is over".to_owned();
-                    events.push(EventKind::ActionReset { step, action, reason });
-                }
-            }
-            Message::Opened { step, result } => {
-                self.busy.opening.remove(&step);
-                self.opened(step, result, events);
-            }
-            Message::Ensured { step, result } => {
-                self.busy.opening.remove(&step);
-                if let Err(error) = result {
-                    self.ensured.remove(&step);
-                    events.push(EventKind::StepFailed { step, error, tolerated: false });
-                }
-            }
-            Message::Done { step, action, result, took } => {
-                self.busy.running.remove(&(step.clone(), action.clone()));
-                return self.done(step, action, result, took, events);
-            }
-        }
-        None
-    }
-
-    fn opened(&mut self, step: String, result: Result<Opened, StepError>, events: &mut Vec<EventKind>) {
-        match result {
-            Ok(Opened::Skipped(reason)) => events.push(EventKind::StepSkipped { step, reason }),
-            Ok(Opened::Actions(graph)) => {
-                for message in &graph.warnings {
-                    events.push(EventKind::Warned { step: Some(step.clone()), message: message.clone() });
-                }
-                if self.plan.step(&step).is_some_and(|step| step.downtime == Some(Downtime::Begin)) {
-                    events.push(EventKind::DowntimeMarked { step: step.clone(), mark: Downtime::Begin });
-                }
-                events.push(EventKind::StepExpanded { step, graph });
-            }
-            Err(error) => {
-                let tolerated = self.plan.step(&step).is_some_and(|step| step.continue_on_error);
-                if tolerated {
-                    let message = format!("step `{step}` failed and the plan goes on: {error}");
-                    events.push(EventKind::Warned { step: Some(step.clone()), message });
-                }
-                events.push(EventKind::StepFailed { step, error, tolerated });
-            }
-        }
-    }
-
-    fn done(
-        &mut self,
-        step: String,
-        action: String,
-        result: Result<Output, StepError>,
-        took: Duration,
-        events: &mut Vec<EventKind>,
-    ) -> Option<(String, String, Duration)> {
-        let took_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
-        let found = self.state.steps.get(&step).and_then(|state| state.action(&action));
-        let (effect, attempts) = found.map_or((Effect::Opaque, 1), |state| (state.action.effect, state.attempts));
-        match result {
-            Ok(output) => {
-                for message in &output.warnings {
-                    events.push(EventKind::Warned { step: Some(step.clone()), message: message.clone() });
-                }
-                self.remember(&step, &output);
-                events.push(EventKind::ActionFinished { step, action, output, took_ms });
-                None
-            }
-            Err(error) => {
-                let retry = self.plan.step(&step).map(|step| step.retry.clone()).unwrap_or_default();
-                let cut = matches!(error.kind, ErrorKind::Interrupted | ErrorKind::Timeout);
-                if effect == Effect::Opaque && cut && (retry.attempts == 1 || error.kind == ErrorKind::Interrupted) {
-                    events.push(EventKind::ActionIndeterminate { step, action });
-                    return None;
-                }
-                let wait = wait_before_retry(&retry, attempts, &error);
-                let retry_in_ms = wait.map(|wait| u64::try_from(wait.as_millis()).unwrap_or(u64::MAX));
-                let names = (step.clone(), action.clone());
-                events.push(EventKind::ActionFailed { step, action, error, retry_in_ms, took_ms });
-                wait.map(|wait| (names.0, names.1, wait))
-            }
-        }
-    }
-
-    /// Keeps secret outputs, which the journal never holds, for the steps of this session.
-    fn remember(&mut self, step: &str, output: &Output) {
-        let secrets = output.outputs.iter().filter(|(_, value)| matches!(value, OutputValue::Secret(Some(_))));
-        let memory = self.memory.entry(step.to_owned()).or_default();
-        memory.extend(secrets.map(|(name, value)| (name.clone(), value.clone())));
+    /// Returns whether this session has secret outputs of a step.
+    pub(crate) fn remembers(&self, step: &str) -> bool {
+        self.memory.get(step).is_some_and(|outputs| !outputs.is_empty())
     }
 
     pub(crate) fn outputs(&self) -> Arc<BTreeMap<String, Outputs>> {
@@ -583,36 +310,6 @@ impl<'a> Run<'a> {
             outputs.entry(step.clone()).or_default().extend(secrets.clone());
         }
         Arc::new(outputs)
-    }
-
-    fn hold_back(&mut self, wishes: &Wishes) {
-        let Some(until) = &wishes.until else { return };
-        let mut wanted = std::collections::BTreeSet::from([until.clone()]);
-        for step in self.plan.steps.iter().rev() {
-            if wanted.contains(&step.id) {
-                wanted.extend(step.needs.iter().cloned());
-            }
-        }
-        let beyond = self.plan.steps.iter().map(|step| step.id.clone()).filter(|id| !wanted.contains(id));
-        self.busy.held_back = beyond.collect();
-    }
-
-    fn ending(&self) -> Ending {
-        let statuses = || self.plan.steps.iter().map(|step| self.state.status(&step.id));
-        let person = self.state.steps.values().any(|step| {
-            step.error.as_ref().is_some_and(|error| error.kind == ErrorKind::NeedsPerson) && !step.status.satisfies()
-        });
-        if statuses().all(StepStatus::satisfies) {
-            Ending::Ended(Outcome::Succeeded)
-        } else if self.busy.stopping {
-            Ending::Interrupted
-        } else if person {
-            Ending::Ended(Outcome::NeedsPerson)
-        } else if statuses().any(|status| matches!(status, StepStatus::Failed | StepStatus::Blocked)) {
-            Ending::Ended(Outcome::Failed)
-        } else {
-            Ending::Ended(Outcome::Paused)
-        }
     }
 
     /// Makes events durable, moves the state on and tells the reporters, in this order.
@@ -643,14 +340,13 @@ impl<'a> Run<'a> {
     }
 }
 
-fn send(to: &UnboundedSender<Message>, message: Message) {
-    if to.send(message).is_err() {
-        tracing::debug!("a worker ended after the run had");
-    }
-}
-
 fn step_fingerprints(plan: &Plan) -> BTreeMap<String, String> {
     plan.steps.iter().map(|step| (step.id.clone(), step.fingerprint.clone())).collect()
+}
+
+/// Returns each step as it is written: its kind with its body.
+fn step_texts(plan: &Plan) -> BTreeMap<String, serde_json::Value> {
+    plan.steps.iter().map(|step| (step.id.clone(), step.text())).collect()
 }
 
 #[cfg(test)]

@@ -7,10 +7,14 @@ use std::{
     time::Duration,
 };
 
-use tokio_util::sync::CancellationToken;
-
 use super::*;
-use crate::{check, journal::sqlite::process_start};
+use crate::{
+    action::Effect,
+    check,
+    error::ErrorKind,
+    journal::sqlite::process_start,
+    state::{ActionStatus, StepStatus},
+};
 
 /// What a scripted action does at its next attempt.
 #[derive(Debug, Clone)]
@@ -103,6 +107,10 @@ impl World for Scripted {
         Ok(None)
     }
 
+    async fn settle(&self, _: BTreeSet<String>, _: Arc<BTreeMap<String, Outputs>>) -> Vec<String> {
+        Vec::new()
+    }
+
     async fn close(&self) -> Vec<String> {
         Vec::new()
     }
@@ -140,7 +148,7 @@ async fn apply(plan: &Plan, journal: &mut Journal, world: Scripted) -> (Arc<Scri
     };
     let mut run = run.unwrap();
     let world = Arc::new(world);
-    let ending = run.drive(&world, &Wishes::default(), &CancellationToken::new()).await.unwrap();
+    let ending = run.drive(&world, &Wishes::default(), &Stop::default()).await.unwrap();
     let state = run.state().clone();
     (world, ending, state)
 }
@@ -250,12 +258,12 @@ async fn an_opaque_action_that_was_cut_waits_for_a_person() {
     let plan = plan(CHAIN);
     let mut journal = journal(&folder);
     let world = Arc::new(Scripted::new().act("b/0", &[Act::Hang]).effect("b", Effect::Opaque));
-    let stop = CancellationToken::new();
+    let stop = Stop::default();
     let mut run = Run::begin(&plan, &mut journal, "r", me(), Vec::new()).unwrap();
     let later = stop.clone();
     tokio::spawn(async move {
         tokio::time::sleep(Duration::from_millis(50)).await;
-        later.cancel();
+        later.ask("SIGINT");
     });
     let ending = run.drive(&world, &Wishes::default(), &stop).await.unwrap();
     assert_eq!(ending, Ending::Interrupted);
@@ -305,7 +313,7 @@ async fn until_stops_after_a_step_and_the_rest_can_follow() {
     let world = Arc::new(Scripted::new());
     let mut run = Run::begin(&plan, &mut journal, "r", me(), Vec::new()).unwrap();
     let wishes = Wishes { until: Some("b".to_owned()), ..Wishes::default() };
-    let ending = run.drive(&world, &wishes, &CancellationToken::new()).await.unwrap();
+    let ending = run.drive(&world, &wishes, &Stop::default()).await.unwrap();
     assert_eq!((ending, world.done()), (Ending::Ended(Outcome::Paused), vec!["a/0".to_owned(), "b/0".to_owned()]));
     drop(run);
     let (world, ending, _) = apply(&plan, &mut journal, Scripted::new()).await;

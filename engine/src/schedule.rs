@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::{
+    action::Effect,
     error::StepError,
     plan::{Plan, RunOn, Step},
     state::{ActionState, ActionStatus, RunState, StepState, StepStatus},
@@ -159,9 +160,15 @@ fn first_failure(step: &Step, state: &StepState) -> Option<StepError> {
     first.or_else(|| lost.map(|action| indeterminate(&step.id, action)))
 }
 
-/// Returns the error of an action whose effect nobody can see.
+/// Returns the error of an action that a person has to decide about.
 fn indeterminate(step: &str, action: &ActionState) -> StepError {
-    let message = format!("it is not known whether `{}` was done: it was cut in the middle", action.action.title);
+    let title = &action.action.title;
+    let message = match action.action.effect {
+        Effect::Opaque => format!("it is not known whether `{title}` was done: it was cut in the middle"),
+        Effect::Transaction | Effect::Probe | Effect::Restart => {
+            format!("pgplan ended {} times in a row in the middle of `{title}`", action.cuts)
+        }
+    };
     StepError::new(crate::error::ErrorKind::NeedsPerson, message)
         .help(format!("look, then say `pgplan resolve {step} --as done`, `--as retry` or `--as undo`, and apply again"))
 }

@@ -26,6 +26,8 @@ pub enum ActionStatus {
     Failed,
     /// Cut in the middle, effect unknown.
     Indeterminate,
+    /// Being taken back; after a crash: cut in the middle of that.
+    Undoing,
     /// Done and taken back.
     Undone,
 }
@@ -84,6 +86,8 @@ pub struct ActionState {
     pub ended_at: Option<Timestamp>,
     /// Whether a retry is waiting.
     pub retrying: bool,
+    /// How often in a row pgplan ended in the middle of it; an end of its own, or a person's word, begins anew.
+    pub cuts: u32,
 }
 
 /// A step and where it stands.
@@ -100,6 +104,8 @@ pub struct StepState {
     pub reason: Option<String>,
     /// Its error.
     pub error: Option<StepError>,
+    /// How often it was begun anew (`--rerun`, after an undo); receipts of an earlier time do not count.
+    pub generation: u32,
     /// When it was surveyed.
     pub started_at: Option<Timestamp>,
     /// When it was over.
@@ -114,6 +120,7 @@ impl Default for StepState {
             graph: ActionGraph::default(),
             reason: None,
             error: None,
+            generation: 0,
             started_at: None,
             ended_at: None,
         }
@@ -148,8 +155,13 @@ pub struct RunState {
     pub fingerprint: String,
     /// Fingerprint of each step at the last start or resume.
     pub step_fingerprints: BTreeMap<String, String>,
+    /// Each step as it was written at the last start or resume.
+    #[serde(skip)]
+    pub step_texts: BTreeMap<String, serde_json::Value>,
     /// Variables in force.
     pub vars: BTreeMap<String, serde_json::Value>,
+    /// The variables that were given on the command line.
+    pub given: BTreeMap<String, String>,
     /// Who runs it or ran it last.
     pub holder: Option<Holder>,
     /// Steps by id.
@@ -158,6 +170,8 @@ pub struct RunState {
     pub outcome: Option<Outcome>,
     /// What interrupted the last session.
     pub interrupted_by: Option<String>,
+    /// Steps that a person has approved from elsewhere, with the fingerprint of the plan that was approved.
+    pub approvals: BTreeMap<String, String>,
     /// Downtime marks in order.
     pub downtime: Vec<(Downtime, Timestamp, String)>,
     /// Warnings in order, with their step.
@@ -170,6 +184,8 @@ pub struct RunState {
     pub seq: u64,
     /// How often it was resumed.
     pub resumes: u32,
+    /// Whether what it did is being taken back: it cannot go on before that is over.
+    pub going_back: bool,
 }
 
 /// An event that the table of legal moves does not allow: the journal is damaged or pgplan has a bug.
@@ -190,19 +206,21 @@ enum Move {
     Fail,
     Lose,
     Reset,
+    GoBack,
     Undo,
 }
 
 /// The table of legal moves.
 fn moved(from: ActionStatus, by: Move) -> Option<ActionStatus> {
-    use ActionStatus::{Failed, Finished, Indeterminate, Pending, Started, Undone};
+    use ActionStatus::{Failed, Finished, Indeterminate, Pending, Started, Undoing, Undone};
     match (from, by) {
         (Pending | Failed, Move::Start) => Some(Started),
         (Started | Indeterminate, Move::Finish) => Some(Finished),
         (Started, Move::Fail) => Some(Failed),
         (Started, Move::Lose) => Some(Indeterminate),
-        (Started | Finished | Failed | Indeterminate | Undone, Move::Reset) => Some(Pending),
-        (Started | Finished | Failed | Indeterminate, Move::Undo) => Some(Undone),
+        (Started | Finished | Failed | Indeterminate | Undoing | Undone, Move::Reset) => Some(Pending),
+        (Pending | Started | Finished | Failed | Indeterminate | Undoing, Move::GoBack) => Some(Undoing),
+        (Undoing, Move::Undo) => Some(Undone),
         _ => None,
     }
 }
@@ -239,19 +257,24 @@ impl RunState {
 
     fn apply_kind(&mut self, event: &Event) -> Result<(), IllegalMove> {
         match &event.kind {
-            EventKind::RunStarted { plan, path, fingerprint, steps, vars, holder } => {
+            EventKind::RunStarted { plan, path, fingerprint, steps, texts, vars, given, holder } => {
                 self.plan.clone_from(plan);
                 self.path.clone_from(path);
                 self.vars.clone_from(vars);
+                self.given.clone_from(given);
                 self.started_at = Some(event.at);
+                self.step_texts.clone_from(texts);
                 self.hold(fingerprint, steps, holder);
             }
-            EventKind::RunResumed { fingerprint, steps, holder } => {
+            EventKind::RunResumed { fingerprint, steps, texts, holder } => {
                 self.resumes += 1;
+                self.step_texts.clone_from(texts);
                 self.hold(fingerprint, steps, holder);
                 self.reopen();
             }
             EventKind::StepExpanded { step, graph } => self.expand(step, graph, event),
+            EventKind::StepChanged { step } => self.steps.entry(step.clone()).or_default().status = StepStatus::Pending,
+            EventKind::StepReopened { step, .. } => self.steps.entry(step.clone()).or_default().reopen(),
             EventKind::StepSkipped { step, reason } => self.end(step, StepStatus::Skipped, event).reason(reason),
             EventKind::StepBlocked { step, by } => self.end(step, StepStatus::Blocked, event).reason(by),
             EventKind::StepFinished { step } => self.end(step, StepStatus::Succeeded, event).error = None,
@@ -270,30 +293,49 @@ impl RunState {
                 let state = self.step_action(step, action, Move::Finish, event)?;
                 state.output = Some(output.clone());
                 state.error = None;
+                state.cuts = 0;
                 state.ended_at = Some(event.at);
             }
             EventKind::ActionFailed { step, action, error, retry_in_ms, .. } => {
                 let state = self.step_action(step, action, Move::Fail, event)?;
                 state.error = Some(error.clone());
+                state.cuts = 0;
                 state.retrying = retry_in_ms.is_some();
                 state.ended_at = Some(event.at);
             }
             EventKind::ActionIndeterminate { step, action } => {
-                self.step_action(step, action, Move::Lose, event)?;
+                self.step_action(step, action, Move::Lose, event)?.cuts += 1;
             }
             EventKind::ActionReset { step, action, .. } => {
-                self.step_action(step, action, Move::Reset, event)?.output = None;
+                let cut = self.is_started(step, action);
+                let state = self.step_action(step, action, Move::Reset, event)?;
+                state.output = None;
+                state.cuts = if cut { state.cuts + 1 } else { 0 };
                 let step = self.steps.entry(step.clone()).or_default();
                 step.status = StepStatus::Running;
                 step.ended_at = None;
             }
+            EventKind::UndoStarted { .. } => self.going_back = true,
+            EventKind::ActionUndoing { step, action } => {
+                self.step_action(step, action, Move::GoBack, event)?;
+            }
             EventKind::ActionUndone { step, action } => {
-                self.step_action(step, action, Move::Undo, event)?.output = None;
+                let state = self.step_action(step, action, Move::Undo, event)?;
+                state.output = None;
+                state.attempts = 0;
+            }
+            EventKind::StepApproved { step, fingerprint, .. } => {
+                self.approvals.insert(step.clone(), fingerprint.clone());
             }
             EventKind::DowntimeMarked { step, mark } => self.downtime.push((*mark, event.at, step.clone())),
             EventKind::Warned { step, message } => self.warnings.push((step.clone(), message.clone())),
             EventKind::RunInterrupted { by } => self.interrupted_by = Some(by.clone()),
-            EventKind::RunEnded { outcome } => self.outcome = Some(*outcome),
+            EventKind::RunEnded { outcome } => {
+                self.outcome = Some(*outcome);
+                if self.going_back && *outcome == Outcome::Paused {
+                    self.turn_round();
+                }
+            }
             EventKind::ActionProgress { .. } | EventKind::ActionSaid { .. } => {}
         }
         Ok(())
@@ -305,6 +347,16 @@ impl RunState {
         self.holder = Some(holder.clone());
         self.outcome = None;
         self.interrupted_by = None;
+    }
+
+    /// The way back has ended at the point of no return: what was taken back can be done again from here on.
+    fn turn_round(&mut self) {
+        self.going_back = false;
+        for step in self.steps.values_mut() {
+            if step.actions.iter().any(|action| action.status == ActionStatus::Undone) {
+                step.reopen();
+            }
+        }
     }
 
     /// A new session looks again at everything that did not end well.
@@ -370,6 +422,11 @@ impl RunState {
         Ok(state)
     }
 
+    fn is_started(&self, step: &str, action: &str) -> bool {
+        let found = self.steps.get(step).and_then(|state| state.action(action));
+        found.is_some_and(|action| action.status == ActionStatus::Started)
+    }
+
     /// Returns where the step stands; a step never heard of is pending.
     #[must_use]
     pub fn status(&self, step: &str) -> StepStatus {
@@ -404,6 +461,10 @@ impl RunState {
 }
 
 impl StepState {
+    fn reopen(&mut self) {
+        *self = Self { generation: self.generation + 1, ..Self::default() };
+    }
+
     fn reason(&mut self, reason: &str) {
         self.reason = Some(reason.to_owned());
     }
@@ -420,6 +481,7 @@ impl ActionState {
             started_at: None,
             ended_at: None,
             retrying: false,
+            cuts: 0,
         }
     }
 }

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use tokio::sync::mpsc::unbounded_channel;
-use tokio_util::sync::CancellationToken;
 
 use crate::{
     action::{Action, Effect},
@@ -11,7 +10,7 @@ use crate::{
     event::{EventKind, Outcome},
     op::Op,
     plan::{Plan, Step},
-    run::{ActionCx, Ending, Run, RunError, Words, World},
+    run::{ActionCx, Ending, Run, RunError, Stop, Words, World},
     state::{ActionState, ActionStatus, RunState},
 };
 
@@ -85,80 +84,161 @@ pub fn way_back(
 
 fn is_begun(action: &ActionState) -> bool {
     match action.status {
-        ActionStatus::Started | ActionStatus::Finished | ActionStatus::Failed | ActionStatus::Indeterminate => true,
+        ActionStatus::Started
+        | ActionStatus::Finished
+        | ActionStatus::Failed
+        | ActionStatus::Indeterminate
+        | ActionStatus::Undoing => true,
         ActionStatus::Pending => action.attempts > 0,
         ActionStatus::Undone => false,
+    }
+}
+
+/// Returns whether an operation that was cut in the middle may simply be done again.
+fn is_repeatable(op: &Op) -> bool {
+    match op {
+        Op::Exec(exec) => exec.done_if.is_some(),
+        // Its receipt tells.
+        Op::RunSql(sql) => sql.transaction,
+        Op::Tunnel(_)
+        | Op::EditFile(_)
+        | Op::RestoreFile { .. }
+        | Op::CreateCluster(_)
+        | Op::RemoveCluster { .. }
+        | Op::CreateDatabase(_)
+        | Op::DropDatabase(_)
+        | Op::Vacuum(_)
+        | Op::Compare { .. }
+        | Op::JudgeComparison(_)
+        | Op::Dump(_)
+        | Op::Filter(_)
+        | Op::Restore(_)
+        | Op::Approve { .. }
+        | Op::Remember { .. } => true,
     }
 }
 
 impl Run<'_> {
     /// Takes back what the run did, in reverse order; each thing taken back is on disk before the next begins.
     ///
-    /// Ends as [`Outcome::Undone`] when everything up to the start or the point of no return was taken back, as
-    /// [`Outcome::NeedsPerson`] when something could not be: the run is stuck until it is undone again.
+    /// Ends as [`Outcome::Undone`] when everything was taken back, as [`Outcome::Paused`] when everything up to the
+    /// point of no return was (the run can go on from there), and as [`Outcome::NeedsPerson`] when something could not
+    /// be: the run is stuck until it is undone again.
     ///
     /// # Errors
     /// When the journal cannot be written.
-    pub async fn undo<W: World>(&mut self, world: &Arc<W>, stop: &CancellationToken) -> Result<Ending, RunError> {
+    pub async fn undo<W: World>(&mut self, world: &Arc<W>, stop: &Stop, reason: &str) -> Result<Ending, RunError> {
+        let ending = tokio::select! {
+            ending = self.take_back(world, stop, reason) => ending?,
+            () = stop.at_once.cancelled() => Ending::Interrupted,
+        };
+        self.end(world, stop, &ending).await?;
+        Ok(ending)
+    }
+
+    async fn take_back<W: World>(&mut self, world: &Arc<W>, stop: &Stop, reason: &str) -> Result<Ending, RunError> {
         let outputs = self.outputs();
         let way = match way_back(self.plan, &self.state, |step| world.own_undo(step, Arc::clone(&outputs))) {
             Ok(way) => way,
             Err(error) => return self.stuck("the way back cannot be told", &error),
         };
+        let mut events = vec![EventKind::UndoStarted { reason: reason.to_owned() }];
         if let Some(step) = &way.stops_at {
             let message = format!("`{step}` is the point of no return: what was done up to it stays");
-            self.record(vec![EventKind::Warned { step: Some(step.clone()), message }])?;
+            events.push(EventKind::Warned { step: Some(step.clone()), message });
+        }
+        self.record(events)?;
+        if let Err(error) = self.open_again(world, &way, stop).await {
+            return self.stuck("what is needed for the way back cannot be opened again", &error);
         }
         for back in way.backs {
-            if stop.is_cancelled() {
-                self.record(vec![EventKind::RunInterrupted { by: "a signal".to_owned() }])?;
+            if stop.politely.is_cancelled() {
                 return Ok(Ending::Interrupted);
             }
-            if let Some(op) = &back.op
-                && let Err(error) = self.go_back(world, &back, op.clone(), stop).await
-            {
-                return self.stuck(&format!("`{}` could not be done", back.title), &error);
+            if let Some(op) = &back.op {
+                if self.was_cut(&back) && !is_repeatable(op) {
+                    let message =
+                        format!("it is not known whether `{}` was done: it was cut in the middle", back.title);
+                    let step = &back.step;
+                    let error = StepError::new(ErrorKind::NeedsPerson, message).help(format!(
+                        "look, then say `pgplan resolve {step} --as undo` when it was taken back or \
+                         `pgplan resolve {step} --as retry` when it is to be taken back, and undo again"
+                    ));
+                    return self.stuck("a person has to look", &error);
+                }
+                self.record(each(&back, |step, action| EventKind::ActionUndoing { step, action }))?;
+                match self.go_back(world, &back, op.clone(), stop).await {
+                    Ok(()) => {}
+                    Err(error) if error.kind == ErrorKind::Interrupted => return Ok(Ending::Interrupted),
+                    Err(error) => return self.stuck(&format!("`{}` could not be done", back.title), &error),
+                }
+            } else {
+                self.record(each(&back, |step, action| EventKind::ActionUndoing { step, action }))?;
             }
-            let (step, actions) = (back.step, back.actions);
-            let events = actions.into_iter().map(|action| EventKind::ActionUndone { step: step.clone(), action });
-            self.record(events.collect())?;
+            self.record(each(&back, |step, action| EventKind::ActionUndone { step, action }))?;
         }
-        for message in world.close().await {
-            self.record(vec![EventKind::Warned { step: None, message }])?;
-        }
-        let outcome = if way.stops_at.is_some() { Outcome::NeedsPerson } else { Outcome::Undone };
-        self.record(vec![EventKind::RunEnded { outcome }])?;
-        Ok(Ending::Ended(outcome))
+        Ok(Ending::Ended(if way.stops_at.is_some() { Outcome::Paused } else { Outcome::Undone }))
     }
 
-    async fn go_back<W: World>(
-        &self,
-        world: &Arc<W>,
-        back: &Back,
-        op: Op,
-        stop: &CancellationToken,
-    ) -> Result<(), StepError> {
+    /// Opens again what lived only as long as an earlier session and what is to be taken back may need: tunnels,
+    /// secrets read from a platform.
+    async fn open_again<W: World>(&mut self, world: &Arc<W>, way: &WayBack, stop: &Stop) -> Result<(), StepError> {
+        let wanted: Vec<&str> = way.backs.iter().filter(|back| back.op.is_some()).map(|b| b.step.as_str()).collect();
+        for step in &self.plan.steps {
+            let needed = wanted.iter().any(|later| *later != step.id && self.plan.is_ancestor(&step.id, later));
+            let state = self.state.steps.get(&step.id);
+            let actions = state.map(|state| state.actions.as_slice()).unwrap_or_default();
+            let lost: Vec<Action> = actions
+                .iter()
+                .filter(|state| state.action.volatile && state.status == ActionStatus::Finished && needed)
+                .filter(|_| !self.remembers(&step.id))
+                .map(|state| state.action.clone())
+                .collect();
+            for action in lost {
+                let cx = self.side_cx(&step.id, &action.id, stop);
+                let output = world.perform(step, &action, cx).await?;
+                self.remember(&step.id, &output);
+            }
+        }
+        Ok(())
+    }
+
+    fn was_cut(&self, back: &Back) -> bool {
+        let state = self.state.steps.get(&back.step);
+        let actions = state.map(|state| state.actions.as_slice()).unwrap_or_default();
+        actions.iter().any(|a| a.status == ActionStatus::Undoing && back.actions.contains(&a.action.id))
+    }
+
+    fn side_cx(&self, step: &str, action: &str, stop: &Stop) -> ActionCx {
+        let (sender, _inbox) = unbounded_channel();
+        ActionCx {
+            run: self.state.id.clone(),
+            attempt: 1,
+            generation: self.state.steps.get(step).map_or(0, |state| state.generation),
+            cancel: stop.politely.child_token(),
+            outputs: self.outputs(),
+            words: Words::new(step, action, sender),
+        }
+    }
+
+    async fn go_back<W: World>(&self, world: &Arc<W>, back: &Back, op: Op, stop: &Stop) -> Result<(), StepError> {
         let Some(step) = self.plan.step(&back.step) else {
             return Err(StepError::new(ErrorKind::Refused, format!("the plan has no step `{}` any more", back.step)));
         };
         let action = Action::new(format!("undo-{}", back.actions.join("-")), &back.title, op, Effect::Opaque);
-        let (sender, _inbox) = unbounded_channel();
-        let cx = ActionCx {
-            run: self.state.id.clone(),
-            attempt: 1,
-            cancel: stop.child_token(),
-            outputs: self.outputs(),
-            words: Words::new(&back.step, &action.id, sender),
-        };
+        let cx = self.side_cx(&back.step, &action.id, stop);
         world.perform(step, &action, cx).await.map(drop)
     }
 
     fn stuck(&mut self, what: &str, error: &StepError) -> Result<Ending, RunError> {
-        let message = format!("the run is stuck on its way back: {what}: {error}; help: {}", error.advice());
-        self.record(vec![
-            EventKind::Warned { step: None, message },
-            EventKind::RunEnded { outcome: Outcome::NeedsPerson },
-        ])?;
+        let message = format!("the run is stuck on its way back: {what}: {error}");
+        let lines = std::iter::once(message).chain(error.details.iter().cloned());
+        let told = lines.chain([format!("help: {}", error.advice())]).collect::<Vec<_>>().join("\n  ");
+        self.record(vec![EventKind::Warned { step: None, message: told }])?;
         Ok(Ending::Ended(Outcome::NeedsPerson))
     }
+}
+
+fn each(back: &Back, event: impl Fn(String, String) -> EventKind) -> Vec<EventKind> {
+    back.actions.iter().map(|action| event(back.step.clone(), action.clone())).collect()
 }

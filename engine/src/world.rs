@@ -17,13 +17,14 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     action::{Action, ActionGraph, Output, OutputValue, Outputs},
+    claim::{self, Claims, uses},
     diagnostic::Problems,
     document::{Question, Undo},
     error::{ErrorKind, StepError},
     event::Holder,
     facts::{Facts, Look, ServerFacts},
     journal::sqlite::process_start,
-    kinds::{self, ExpandCx},
+    kinds::{self, ExpandCx, Use},
     lookup::{Lookup, plan_error},
     op::{
         Exec, Op, Probe,
@@ -32,8 +33,12 @@ use crate::{
     perform::{self, PerformCx, Progress, Report, tunnel::Held},
     plan::{Database, Plan, Step},
     platforms::{self, Platforms},
-    postgres::{Environment, connect::connect_read_only},
+    postgres::{
+        Environment,
+        connect::{connect, connect_read_only},
+    },
     preview::Server,
+    receipt,
     redact::Redactor,
     run::{ActionCx, Opened, Word, World},
     secret::Text,
@@ -70,6 +75,8 @@ impl std::fmt::Debug for Consent {
 pub struct Settings {
     /// The run's id.
     pub run_id: String,
+    /// Which session of the run this is, from 0.
+    pub session: u32,
     /// The folder of the run's files; made (0700) unless this is a dry run.
     pub run_dir: PathBuf,
     /// Platform files of the user's own.
@@ -82,6 +89,8 @@ pub struct Settings {
     pub dry_run: bool,
     /// Databases that an earlier session of this run has begun to change: they need not be empty any more.
     pub changed_before: BTreeSet<String>,
+    /// Steps that a person has approved from elsewhere, for the plan as it is.
+    pub approved: BTreeSet<String>,
 }
 
 /// The real world.
@@ -95,6 +104,7 @@ pub struct Real {
     clients: Arc<Clients>,
     platforms: Arc<Platforms>,
     held: Arc<Held>,
+    claims: Claims,
     checked: Mutex<BTreeSet<String>>,
     seen: Mutex<BTreeMap<String, Server>>,
 }
@@ -135,9 +145,11 @@ impl Real {
             crate::journal::sqlite::make_private_folder(&settings.run_dir)
                 .map_err(|error| StepError::new(ErrorKind::Io, error.to_string()))?;
         }
+        let claims = Claims::new(&settings.run_id, settings.session, &this_process());
         Ok(Self {
             plan,
             settings,
+            claims,
             started_at: Timestamp::now(),
             environment: Arc::new(Environment::from_vars(vars)),
             vault,
@@ -173,6 +185,21 @@ impl Real {
     #[must_use]
     pub fn servers_seen(&self) -> BTreeMap<String, Server> {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Claims the servers that a step changes and clears those that it reads of what an earlier session left there.
+    async fn claim(&self, step: &Step, names: &Lookup) -> Result<(), StepError> {
+        if self.settings.dry_run {
+            return Ok(());
+        }
+        for (database, how) in uses(&step.declared.databases) {
+            let Known::Now(info) = names.connection(database)? else { continue };
+            match how {
+                Use::Changes => self.claims.claim(database, &info).await?,
+                Use::Reads => self.claims.look(database, &info).await?,
+            }
+        }
+        Ok(())
     }
 
     /// Looks at what a kind asks for.
@@ -244,6 +271,7 @@ impl Real {
         &self,
         step: &Step,
         action: &str,
+        generation: u32,
         names: &Lookup,
         cancel: CancellationToken,
         progress: Progress,
@@ -251,6 +279,8 @@ impl Real {
         let env = step.env.iter().map(|(name, node)| Ok((name.clone(), text(node, &names.scope)?)));
         Ok(PerformCx {
             run_id: self.settings.run_id.clone(),
+            session: self.settings.session,
+            generation,
             step: step.id.clone(),
             action: action.to_owned(),
             run_dir: self.settings.run_dir.clone(),
@@ -287,7 +317,7 @@ impl Real {
             clients: &self.clients,
             platforms: &self.platforms,
         };
-        let looking = self.perform_cx(step, "look", names, CancellationToken::new(), Progress::silent())?;
+        let looking = self.perform_cx(step, "look", 0, names, CancellationToken::new(), Progress::silent())?;
         let facts = self.look(&kind.looks(&cx)?, names, &looking).await?;
         match kind.actions(&facts, &cx) {
             Err(_) if self.settings.dry_run && !facts.servers_known_after.is_empty() => {
@@ -336,7 +366,7 @@ impl Real {
         }
         let rendered = template::render(node, &names.scope).map_err(|problems| plan_error(&problems))?;
         let question: Question = crate::yaml::decode(&rendered).map_err(|problems| plan_error(&problems))?;
-        let cx = self.perform_cx(step, "check", names, CancellationToken::new(), Progress::silent())?;
+        let cx = self.perform_cx(step, "check", 0, names, CancellationToken::new(), Progress::silent())?;
         match question {
             Question::Run { run, stdout } => {
                 let exec = Exec { argv: run, ..Exec::default() };
@@ -371,6 +401,7 @@ impl World for Real {
                 return Ok(Opened::Skipped("its `done_if` says that it is done".to_owned()));
             }
         }
+        self.claim(step, &names).await?;
         let mut graph = match &step.for_each {
             Some(each) => self.expand_each(step, &each.items, &names, &outputs).await?,
             None => self.expand(step, &names, &outputs).await?,
@@ -382,8 +413,9 @@ impl World for Real {
 
     async fn perform(&self, step: &Step, action: &Action, cx: ActionCx) -> Result<Output, StepError> {
         let names = self.names(&cx.outputs);
+        self.claim(step, &names).await?;
         let (progress, mut reports) = Progress::channel();
-        let perform = self.perform_cx(step, &action.id, &names, cx.cancel.clone(), progress)?;
+        let perform = self.perform_cx(step, &action.id, cx.generation, &names, cx.cancel.clone(), progress)?;
         let words = cx.words.clone();
         let relay = tokio::spawn(async move {
             while let Some(report) = reports.recv().await {
@@ -394,7 +426,7 @@ impl World for Real {
             }
         });
         let result = match &action.op {
-            Op::Approve { message } => self.approve(message).await,
+            Op::Approve { message } => self.approve(&step.id, message).await,
             op => perform::perform(op, &perform).await,
         };
         drop(perform);
@@ -434,18 +466,42 @@ impl World for Real {
         }))
     }
 
+    async fn settle(&self, databases: BTreeSet<String>, outputs: Arc<BTreeMap<String, Outputs>>) -> Vec<String> {
+        let names = self.names(&outputs);
+        let mut warnings = Vec::new();
+        for database in databases {
+            if let Err(error) = self.drop_receipts(&database, &names).await {
+                warnings.push(format!("the receipts in `{database}` could not be dropped: {error}"));
+            }
+        }
+        warnings
+    }
+
     async fn close(&self) -> Vec<String> {
+        self.claims.release().await;
         self.held.close_all().await.err().map(|error| error.message).into_iter().collect()
     }
 }
 
 impl Real {
-    async fn approve(&self, message: &str) -> Result<Output, StepError> {
+    async fn drop_receipts(&self, database: &str, names: &Lookup) -> Result<(), StepError> {
+        let Known::Now(info) = names.connection(database)? else { return Ok(()) };
+        let session = connect(&info, &claim::tag(&self.settings.run_id, self.settings.session)).await?;
+        let dropped = receipt::drop_receipts(&session, &self.settings.run_id).await;
+        session.close().await;
+        dropped
+    }
+
+    async fn approve(&self, step: &str, message: &str) -> Result<Output, StepError> {
         let said = match &self.settings.consent {
+            _ if self.settings.approved.contains(step) => true,
             Consent::Given => true,
             Consent::Nobody => {
                 let error = StepError::new(ErrorKind::NeedsPerson, format!("nobody is there to answer: {message}"));
-                return Err(error.help("apply again on a terminal, or with --yes"));
+                let run = &self.settings.run_id;
+                return Err(error.help(format!(
+                    "say `pgplan approve {run} {step}` and apply again, or apply again on a terminal or with --yes"
+                )));
             }
             Consent::Ask(ask) => {
                 let (ask, message) = (Arc::clone(ask), message.to_owned());

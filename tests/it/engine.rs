@@ -74,6 +74,8 @@ impl Engine {
     pub(crate) fn cx(&self, step: &str, action: &str) -> PerformCx {
         PerformCx {
             run_id: "run1".to_owned(),
+            session: 0,
+            generation: 0,
             step: step.to_owned(),
             action: action.to_owned(),
             run_dir: self.folder.path().to_owned(),

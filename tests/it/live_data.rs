@@ -142,7 +142,7 @@ async fn a_cancelled_step_stops_its_statement() {
     let cancel = cx.cancel.clone();
     let work = tokio::spawn(async move { perform::perform(&action.op, &cx).await });
     let running =
-        "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'pgplan run1 sql' AND state = 'active'";
+        "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'pgplan run1.0 sql' AND state = 'active'";
     while server.psql("postgres", running) == "0" {}
     cancel.cancel();
     let error = work.await.expect("no panic").expect_err("it was told to stop");

@@ -76,6 +76,8 @@ impl Bench {
         ];
         PerformCx {
             run_id: "r1".into(),
+            session: 0,
+            generation: 0,
             step: step.into(),
             action: "action".into(),
             run_dir: home.join("run"),

@@ -86,6 +86,8 @@ impl Bench {
         self.reports = Some(reports);
         PerformCx {
             run_id: "run-1".into(),
+            session: 0,
+            generation: 0,
             step: step.into(),
             action: action.into(),
             run_dir: self.run_dir().to_path_buf(),

@@ -10,7 +10,9 @@ use pgplan_engine::{
 
 use crate::{args::RunArgs, exit::Exit, ui::Ui};
 
+pub(crate) mod abandon;
 pub(crate) mod apply;
+pub(crate) mod approve;
 pub(crate) mod check;
 pub(crate) mod completions;
 pub(crate) mod graph;
@@ -22,7 +24,10 @@ pub(crate) mod plan;
 pub(crate) mod resolve;
 pub(crate) mod runs;
 pub(crate) mod schema;
+mod session;
+mod shown;
 pub(crate) mod status;
+pub(crate) mod undo;
 
 /// Tells why the journal cannot be used and returns the exit code.
 pub(crate) fn journal_failed(ui: &mut Ui, error: &JournalError) -> Exit {

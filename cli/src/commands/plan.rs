@@ -50,12 +50,14 @@ impl PlanCommand {
         };
         let settings = Settings {
             run_id: "dry-run".to_owned(),
+            session: 0,
             run_dir: std::path::absolute(folder)?.join("runs").join("RUN"),
             platforms: self.plan.platforms.clone(),
             consent: Consent::Nobody,
             allow_programs: self.allow_programs,
             dry_run: true,
             changed_before: BTreeSet::new(),
+            approved: BTreeSet::new(),
         };
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
         let found = runtime.block_on(async {

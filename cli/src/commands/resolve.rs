@@ -5,7 +5,7 @@ use pgplan_engine::{
     action::Output,
     event::EventKind,
     journal::{Journal, sqlite::next_event},
-    state::ActionStatus,
+    state::{ActionState, ActionStatus},
     world::this_process,
 };
 
@@ -19,6 +19,8 @@ pub(crate) enum Verdict {
     Done,
     /// It was not done, or may be done again: do it
     Retry,
+    /// Someone took it back, or it left nothing: do it when its turn comes
+    Undo,
 }
 
 /// Say what became of a step that was cut in the middle
@@ -47,12 +49,11 @@ impl Resolve {
             ui.fail(format!("run {} has no step `{}`", found.state.id, self.step), "`pgplan status` lists its steps");
             return Ok(Exit::BadInput);
         };
-        let lost: Vec<&str> = step
+        let lost: Vec<&ActionState> = step
             .actions
             .iter()
-            .filter(|action| action.status == ActionStatus::Indeterminate)
-            .map(|action| action.action.id.as_str())
-            .filter(|id| self.action.as_deref().is_none_or(|wanted| wanted == *id))
+            .filter(|action| matches!(action.status, ActionStatus::Indeterminate | ActionStatus::Undoing))
+            .filter(|action| self.action.as_deref().is_none_or(|wanted| wanted == action.action.id))
             .collect();
         if lost.is_empty() {
             ui.fail(
@@ -62,31 +63,41 @@ impl Resolve {
             return Ok(Exit::BadInput);
         }
         let mut last = found.state.seq;
-        let events: Vec<_> = lost
-            .iter()
-            .map(|action| {
-                let (step, action) = (self.step.clone(), (*action).to_owned());
-                let kind = match self.verdict {
-                    Verdict::Done => {
-                        let output = Output::said("a person says that it was done");
-                        EventKind::ActionFinished { step, action, output, took_ms: 0 }
-                    }
-                    Verdict::Retry => {
-                        let reason = "a person says that it may be done again".to_owned();
-                        EventKind::ActionReset { step, action, reason }
-                    }
-                };
-                let event = next_event(last, kind);
-                last = event.seq;
-                event
-            })
-            .collect();
+        let mut events = Vec::new();
+        for kind in lost.into_iter().flat_map(|action| self.verdict_on(action)) {
+            let event = next_event(last, kind);
+            last = event.seq;
+            events.push(event);
+        }
         let mut journal = found.journal;
         if let Err(error) = append(&mut journal, &found.state.plan, &found.state.id, &events) {
             return Ok(journal_failed(ui, &error));
         }
-        ui.say(format!("noted; go on with: pgplan apply {}", found.state.path));
+        let verb = if found.state.going_back { "undo" } else { "apply" };
+        ui.say(format!("noted; go on with: pgplan {verb} {}", found.state.path));
         Ok(Exit::Done)
+    }
+
+    /// Returns the events that a person's word about an action becomes.
+    fn verdict_on(&self, state: &ActionState) -> Vec<EventKind> {
+        let (step, action) = (self.step.clone(), state.action.id.clone());
+        let reset = |reason: &str| EventKind::ActionReset {
+            step: step.clone(),
+            action: action.clone(),
+            reason: reason.to_owned(),
+        };
+        let undoing = EventKind::ActionUndoing { step: step.clone(), action: action.clone() };
+        let undone = EventKind::ActionUndone { step: step.clone(), action: action.clone() };
+        match (self.verdict, state.status) {
+            // While it was being taken back: done and undo both say that it is taken back.
+            (Verdict::Done | Verdict::Undo, ActionStatus::Undoing) => vec![undone],
+            (Verdict::Done, _) => {
+                let output = Output::said("a person says that it was done");
+                vec![EventKind::ActionFinished { step, action, output, took_ms: 0 }]
+            }
+            (Verdict::Retry, _) => vec![reset("a person says that it may be done again")],
+            (Verdict::Undo, _) => vec![undoing, undone, reset("a person says that it was taken back")],
+        }
     }
 }
 

@@ -123,6 +123,16 @@ pub(crate) fn text(event: &Event, state: &RunState) -> Option<String> {
         EventKind::ActionReset { step, action, reason } => {
             format!("{} {} {}: {reason}", paint("↻", Tone::Dim), paint(step, Tone::Strong), title(step, action))
         }
+        EventKind::UndoStarted { reason } => format!("{} {reason}", paint("going back:", Tone::Strong)),
+        EventKind::StepReopened { step, reason } => {
+            format!("{} {} begins anew: {reason}", paint("↻", Tone::Dim), paint(step, Tone::Strong))
+        }
+        EventKind::StepChanged { step } => {
+            format!("{} {} was edited and is looked at again", paint("↻", Tone::Dim), paint(step, Tone::Strong))
+        }
+        EventKind::StepApproved { step, by, .. } => {
+            format!("{} {} approved by {by}", paint("✓", Tone::Good), paint(step, Tone::Strong))
+        }
         EventKind::ActionUndone { step, action } => {
             format!("{} {} undone: {}", paint("↶", Tone::Good), paint(step, Tone::Strong), title(step, action))
         }
@@ -141,6 +151,7 @@ pub(crate) fn text(event: &Event, state: &RunState) -> Option<String> {
         EventKind::RunEnded { outcome } => return ended(*outcome),
         EventKind::StepExpanded { .. }
         | EventKind::StepFinished { .. }
+        | EventKind::ActionUndoing { .. }
         | EventKind::ActionFailed { retry_in_ms: None, .. }
         | EventKind::ActionProgress { .. } => return None,
     })

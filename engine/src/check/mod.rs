@@ -116,6 +116,7 @@ fn check(document: Document, options: &Options, problems: &mut Problems) -> Opti
         path: PathBuf::from(&file.name),
         folder,
         vars,
+        given: options.vars.iter().cloned().collect(),
         secrets,
         databases,
         steps,

@@ -185,7 +185,7 @@ impl Job<'_> {
         for (name, value) in env.vars {
             program = program.env(name, value);
         }
-        program = program.env("PGAPPNAME", super::restore::tag(self.cx)).env("LC_ALL", "C");
+        program = program.env("PGAPPNAME", self.cx.action_name()).env("LC_ALL", "C");
         if let Some(passfile) = env.passfile {
             program = program.pgpass(passfile);
         }

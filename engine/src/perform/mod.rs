@@ -40,6 +40,10 @@ pub mod vacuum;
 pub struct PerformCx {
     /// The run's id.
     pub run_id: String,
+    /// Which session of the run this is, from 0.
+    pub session: u32,
+    /// How often the step was begun anew: receipts of an earlier time do not count.
+    pub generation: u32,
     /// The step's id.
     pub step: String,
     /// The action's id.
@@ -113,6 +117,15 @@ pub trait Databases {
 }
 
 impl PerformCx {
+    /// Returns under which name the step's receipts are kept: its id, and how often it was begun anew.
+    #[must_use]
+    pub fn receipt_step(&self) -> String {
+        match self.generation {
+            0 => self.step.clone(),
+            again => format!("{}@{again}", self.step),
+        }
+    }
+
     /// Returns the text with its secrets put in; from now on they are redacted.
     ///
     /// # Errors
@@ -211,6 +224,8 @@ pub(crate) mod testing {
         let secrets = secrets.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
         PerformCx {
             run_id: "run".to_owned(),
+            session: 0,
+            generation: 0,
             step: "step".to_owned(),
             action: "action".to_owned(),
             run_dir: std::env::temp_dir(),

@@ -18,8 +18,6 @@ mod target;
 
 use std::collections::BTreeMap;
 
-pub(super) use target::tag;
-
 use self::{
     archive::Archive,
     loader::{Loaded, Loader},
@@ -86,8 +84,9 @@ fn key(op: &RestoreOp, cx: &PerformCx) -> Result<Key, StepError> {
     let what = serde_json::to_string(&(&op.dump.sha256, &op.part))
         .map_err(|error| StepError::new(ErrorKind::Internal, format!("the restore cannot be described: {error}")))?;
     let fingerprint = blake3::hash(what.as_bytes()).to_hex().to_string();
-    let action = format!("{}/{}", cx.step, cx.action);
-    Ok(Key { run: cx.run_id.clone(), step: cx.step.clone(), action, fingerprint })
+    let step = cx.receipt_step();
+    let action = format!("{step}/{}", cx.action);
+    Ok(Key { run: cx.run_id.clone(), step, action, fingerprint })
 }
 
 /// Reads all of the dump before the first statement: a damaged one must not be restored in part.

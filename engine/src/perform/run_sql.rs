@@ -131,7 +131,7 @@ fn key(op: &RunSql, cx: &PerformCx) -> Result<Key, StepError> {
         }
     }
     let fingerprint = hasher.finalize().to_hex().to_string();
-    Ok(Key { run: cx.run_id.clone(), action: format!("{}/{}", cx.step, cx.action), fingerprint })
+    Ok(Key { run: cx.run_id.clone(), action: format!("{}/{}", cx.receipt_step(), cx.action), fingerprint })
 }
 
 /// What a statement gave.

@@ -4,6 +4,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::PerformCx;
 use crate::{
+    claim::{fitting, tag},
     error::{ErrorKind, StepError},
     postgres::{
         Session,
@@ -14,15 +15,24 @@ use crate::{
 
 /// The longest name that PostgreSQL keeps (`NAMEDATALEN` - 1), bytes.
 const LONGEST_NAME: usize = 63;
+/// How much of an action's digest stands in the name of its sessions, characters.
+const DIGEST: usize = 12;
 
 impl PerformCx {
-    /// Returns the tag of the action's sessions in `pg_stat_activity`: `pgplan RUN STEP`.
+    /// Returns the name of the step's sessions in `pg_stat_activity`: `pgplan RUN.SESSION STEP`.
     #[must_use]
     pub fn application_name(&self) -> String {
-        let mut name = format!("pgplan {} {}", self.run_id, self.step);
-        let end = (0..=LONGEST_NAME.min(name.len())).rev().find(|at| name.is_char_boundary(*at)).unwrap_or_default();
-        name.truncate(end);
-        name
+        fitting(format!("{} {}", tag(&self.run_id, self.session), self.step), LONGEST_NAME)
+    }
+
+    /// Returns a name that tells the sessions of this action from those of others: `pgplan RUN.SESSION DIGEST`.
+    ///
+    /// Shares of an archive run side by side, and one that is done again ends its own leftovers only.
+    #[must_use]
+    pub fn action_name(&self) -> String {
+        let digest = blake3::hash(format!("{}/{}", self.step, self.action).as_bytes()).to_hex();
+        let first = fitting(tag(&self.run_id, self.session), LONGEST_NAME - DIGEST - 1);
+        format!("{first} {}", &digest[..DIGEST])
     }
 
     /// Connects to a database of the plan, or to another database on its server.
@@ -102,5 +112,21 @@ async fn cancellable<T>(
             },
             () = tokio::time::sleep(std::time::Duration::from_millis(200)) => {}
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::LONGEST_NAME;
+
+    #[test]
+    fn names_fit_and_tell_actions_apart() {
+        let mut cx = crate::perform::testing::cx(&[]);
+        cx.run_id = "é".repeat(40);
+        let first = cx.action_name();
+        assert!(first.len() <= LONGEST_NAME && first.starts_with("pgplan "), "{first}");
+        assert!(cx.application_name().len() <= LONGEST_NAME);
+        cx.action = "data/2".into();
+        assert_ne!(cx.action_name(), first);
     }
 }

@@ -17,21 +17,6 @@ use crate::{
 
 /// How long sessions that an earlier attempt left behind may take to end.
 const LEFTOVERS: Duration = Duration::from_secs(30);
-/// The longest `application_name` that a server keeps, bytes.
-const NAME: usize = 63;
-
-/// Returns the name under which the servers see the work of an action: `pgplan`, the run, what tells the action.
-///
-/// Unlike [`PerformCx::application_name`] it is another one for each action: shares of an archive run side by side, and
-/// one that is done again ends its own leftovers only.
-pub(in crate::perform) fn tag(cx: &PerformCx) -> String {
-    let digest = blake3::hash(format!("{}/{}", cx.step, cx.action).as_bytes()).to_hex();
-    let mut name = format!("pgplan {}", cx.run_id);
-    let end = (0..=(NAME - 13).min(name.len())).rev().find(|at| name.is_char_boundary(*at)).unwrap_or_default();
-    name.truncate(end);
-    name + " " + &digest[..12]
-}
-
 /// How several statements in one message ended.
 #[derive(Debug)]
 pub(super) enum Ran {
@@ -56,7 +41,7 @@ impl<'a> Target<'a> {
         op: &RestoreOp,
         cx: &'a PerformCx,
     ) -> Result<Self, StepError> {
-        let session = connect(&into.with_dbname(database), &tag(cx)).await?;
+        let session = connect(&into.with_dbname(database), &cx.action_name()).await?;
         // What is committed last is flushed at the end of each database: a crash of the target before that loses
         // statements and their receipts alike.
         // A database may be set to be read-only, by the dump itself too: that is for others.
@@ -99,7 +84,7 @@ impl<'a> Target<'a> {
         let sql = format!(
             "SELECT count(pg_catalog.pg_terminate_backend(pid)) FROM pg_catalog.pg_stat_activity \
              WHERE application_name = {} AND pid <> pg_catalog.pg_backend_pid()",
-            literal(&tag(self.cx))
+            literal(&self.cx.action_name())
         );
         let until = tokio::time::Instant::now() + LEFTOVERS;
         loop {
@@ -116,7 +101,7 @@ impl<'a> Target<'a> {
             if tokio::time::Instant::now() > until {
                 let message = "a session of an earlier attempt does not end";
                 return Err(StepError::new(ErrorKind::Conflict, message)
-                    .detail(format!("application_name {}", tag(self.cx)))
+                    .detail(format!("application_name {}", self.cx.action_name()))
                     .help("end it with pg_terminate_backend, then apply again"));
             }
             tokio::time::sleep(Duration::from_millis(200)).await;
@@ -171,20 +156,5 @@ impl<'a> Target<'a> {
     /// Returns the failure when an error says that the connection is gone.
     pub(super) fn lost(&self, error: &Error) -> Option<StepError> {
         error.as_db_error().is_none().then(|| self.session.error("restore", error))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_tag_fits_and_tells_actions_apart() {
-        let mut cx = crate::perform::testing::cx(&[]);
-        cx.run_id = "é".repeat(40);
-        let first = tag(&cx);
-        assert!(first.len() <= NAME && first.starts_with("pgplan "), "{first}");
-        cx.action = "data/2".into();
-        assert_ne!(tag(&cx), first);
     }
 }

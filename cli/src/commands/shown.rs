@@ -1,0 +1,137 @@
+//! How a session that changes something is shown while it goes on and at its end, and who is asked.
+
+use std::{
+    fs,
+    io::{self, IsTerminal as _},
+    path::PathBuf,
+    sync::Arc,
+};
+
+use clap::{Args, ValueEnum};
+use pgplan_engine::{
+    event::Outcome,
+    plan::Plan,
+    run::{Ending, Reporter},
+    state::{RunState, StepStatus},
+    world::Consent,
+};
+
+use crate::{
+    exit::Exit,
+    report::{bar::Bar, json::Json, line::Line, summary},
+    ui::{Tone, Ui, paint},
+};
+
+/// How a run is shown while it goes on.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Progress {
+    /// Bars on a terminal, lines elsewhere
+    #[default]
+    Auto,
+    /// Bars
+    Bar,
+    /// Lines
+    Plain,
+    /// Nothing
+    None,
+}
+
+/// The options of commands that change something.
+#[derive(Debug, Args)]
+pub(crate) struct Shown {
+    /// Answer yes to every question
+    #[arg(long)]
+    pub(crate) yes: bool,
+    /// Print the end state as JSON on stdout
+    #[arg(long)]
+    json: bool,
+    /// Append every event to this file, one JSON object a line
+    #[arg(long, value_name = "FILE")]
+    events: Option<PathBuf>,
+    /// How the run is shown
+    #[arg(long, value_enum, default_value_t, value_name = "HOW")]
+    progress: Progress,
+}
+
+impl Shown {
+    pub(crate) fn bars(&self, ui: &Ui) -> Option<Bar> {
+        let wanted = match self.progress {
+            Progress::Auto => ui.interactive,
+            Progress::Bar => true,
+            Progress::Plain | Progress::None => false,
+        };
+        wanted.then(Bar::new)
+    }
+
+    pub(crate) fn consent(&self, ui: &Ui, bars: Option<&Bar>) -> Consent {
+        if self.yes {
+            return Consent::Given;
+        }
+        if !ui.interactive || !io::stdin().is_terminal() {
+            return Consent::Nobody;
+        }
+        let bars = bars.map(Bar::handle);
+        Consent::Ask(Arc::new(move |message: &str| {
+            let ask = || inquire::Confirm::new(message).with_default(false).prompt().unwrap_or(false);
+            bars.as_ref().map_or_else(ask, |bars| bars.suspend(ask))
+        }))
+    }
+
+    pub(crate) fn reporters<'a>(&self, bars: Option<Bar>) -> io::Result<Vec<Box<dyn Reporter + 'a>>> {
+        let mut reporters: Vec<Box<dyn Reporter>> = Vec::new();
+        match bars {
+            Some(bars) => reporters.push(Box::new(bars)),
+            None if self.progress != Progress::None => {
+                let mut err = anstream::stderr();
+                reporters.push(Box::new(Line::new(move |line: &str| {
+                    use io::Write as _;
+                    writeln!(err, "{line}")
+                })));
+            }
+            None => {}
+        }
+        if let Some(path) = &self.events {
+            reporters.push(Box::new(Json(fs::OpenOptions::new().create(true).append(true).open(path)?)));
+        }
+        Ok(reporters)
+    }
+
+    /// Tells how a session has ended and what can be done next; returns the exit code.
+    pub(crate) fn tell(&self, ui: &mut Ui, plan: &Plan, state: &RunState, ending: &Ending) -> io::Result<Exit> {
+        if self.json {
+            ui.data(format!("{}\n", serde_json::to_string(state)?))?;
+        }
+        ui.say(summary::text(plan, state));
+        let failed = plan
+            .steps
+            .iter()
+            .filter_map(|step| state.steps.get(&step.id).map(|state| (step, state)))
+            .filter(|(_, state)| state.status == StepStatus::Failed)
+            .filter_map(|(step, state)| Some((step, state.error.as_ref()?)));
+        let mut worst = None;
+        for (step, error) in failed {
+            ui.say(format!("{} {}", paint("step", Tone::Strong), paint(&step.id, Tone::Strong)));
+            ui.error(error);
+            worst.get_or_insert(error.kind);
+        }
+        let verb = if state.going_back { "undo" } else { "apply" };
+        let again = format!("pgplan {verb} {}", plan.path.display());
+        Ok(match ending {
+            Ending::Interrupted => {
+                ui.say(format!("{}; go on with: {again}", paint("interrupted", Tone::Warn)));
+                Exit::Interrupted
+            }
+            Ending::Ended(outcome) => {
+                match outcome {
+                    Outcome::Succeeded => ui.say(paint(format!("plan {} is done", plan.name), Tone::Good)),
+                    Outcome::Failed => ui.say(format!("when the cause is mended, go on with: {again}")),
+                    Outcome::Paused => ui.say(format!("go on with: {again}")),
+                    Outcome::NeedsPerson => ui.say(format!("when that is decided, go on with: {again}")),
+                    Outcome::Undone => ui.say(paint("all that the run did has been taken back", Tone::Good)),
+                    Outcome::Abandoned => {}
+                }
+                Exit::of_outcome(*outcome, worst)
+            }
+        })
+    }
+}

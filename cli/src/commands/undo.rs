@@ -1,0 +1,134 @@
+use std::{io, path::Path, sync::Arc};
+
+use clap::Args;
+use pgplan_engine::{
+    event::Outcome,
+    plan::Plan,
+    run::{Run, Stop, World},
+    state::RunState,
+    undo::{WayBack, way_back},
+    world::{Consent, Real},
+};
+
+use super::{
+    session::{Session, listen, run_failed},
+    shown::Shown,
+};
+use crate::{
+    args::PlanArgs,
+    exit::Exit,
+    ui::{Tone, Ui, paint},
+};
+
+/// Take back what the newest run of a plan did
+///
+/// Goes back in reverse order over what was done, failed or was cut in the middle, up to the plan's point of no return.
+/// After an error or an interruption the same command goes on.
+#[derive(Debug, Args)]
+pub(crate) struct Undo {
+    #[command(flatten)]
+    plan: PlanArgs,
+    /// Show what would be taken back and stop
+    #[arg(long)]
+    dry_run: bool,
+    #[command(flatten)]
+    shown: Shown,
+}
+
+impl Undo {
+    pub(crate) fn run(&self, ui: &mut Ui, folder: &Path) -> io::Result<Exit> {
+        let mut session = match Session::open(ui, &self.plan, folder)? {
+            Ok(session) => session,
+            Err(exit) => return Ok(exit),
+        };
+        let over = |last: &RunState| matches!(last.outcome, Some(Outcome::Undone | Outcome::Abandoned));
+        let result = match session.last.clone().filter(|last| !over(last)) {
+            None => {
+                let name = &session.plan.name;
+                ui.fail(format!("plan {name} has no run that could be taken back"), "`pgplan runs` lists the runs");
+                Ok(Exit::BadInput)
+            }
+            Some(old) => {
+                let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+                let result = runtime.block_on(self.session(ui, folder, &mut session, &old));
+                runtime.shutdown_timeout(std::time::Duration::from_secs(1));
+                result
+            }
+        };
+        session.close(ui, result)
+    }
+
+    async fn session(&self, ui: &mut Ui, folder: &Path, session: &mut Session, old: &RunState) -> io::Result<Exit> {
+        let bars = self.shown.bars(ui);
+        let consent = self.shown.consent(ui, bars.as_ref());
+        let settings = session.settings(folder, &old.id, Some(old), &self.plan.platforms, consent.clone())?;
+        let world = match Real::new(Arc::clone(&session.plan), settings, crate::args::environment()).await {
+            Ok(world) => Arc::new(world),
+            Err(error) => {
+                ui.error(&error);
+                return Ok(Exit::of_error(error.kind));
+            }
+        };
+        let outputs = Arc::new(old.outputs());
+        let way = match way_back(&session.plan, old, |step| world.own_undo(step, Arc::clone(&outputs))) {
+            Ok(way) => way,
+            Err(error) => {
+                ui.error(&error);
+                return Ok(Exit::of_error(error.kind));
+            }
+        };
+        ui.say(shown(&session.plan, old, &way));
+        if self.dry_run {
+            return Ok(Exit::Done);
+        }
+        if let Some(exit) = agreed(ui, &consent) {
+            return Ok(exit);
+        }
+        let reporters = self.shown.reporters(bars)?;
+        let (plan, me) = (Arc::clone(&session.plan), session.me.clone());
+        let mut run = match Run::resume(&plan, &mut session.journal, &old.id, me, reporters) {
+            Ok(run) => run,
+            Err(error) => return Ok(run_failed(ui, &error)),
+        };
+        let stop = Stop::default();
+        listen(&stop)?;
+        match run.undo(&world, &stop, "`pgplan undo` was called").await {
+            Ok(ending) => self.shown.tell(ui, &plan, run.state(), &ending),
+            Err(error) => Ok(run_failed(ui, &error)),
+        }
+    }
+}
+
+/// Asks before anything is taken back; returns how the command ends when it is not wanted.
+fn agreed(ui: &mut Ui, consent: &Consent) -> Option<Exit> {
+    match consent {
+        Consent::Given => None,
+        Consent::Ask(ask) if ask("take all of this back?") => None,
+        Consent::Ask(_) => {
+            ui.say("nothing was taken back");
+            Some(Exit::NeedsPerson)
+        }
+        Consent::Nobody => {
+            ui.fail("nobody is there to agree", "undo on a terminal, or with --yes");
+            Some(Exit::NeedsPerson)
+        }
+    }
+}
+
+/// Returns what will be taken back, in order.
+fn shown(plan: &Plan, old: &RunState, way: &WayBack) -> String {
+    let mut text = format!("way back of run {} of plan {}\n", old.id, plan.name);
+    for (at, back) in way.backs.iter().enumerate() {
+        let what = if back.op.is_some() { back.title.as_str() } else { "nothing needs to be done" };
+        text.push_str(&format!("{:>4}. {} {what}\n", at + 1, paint(&back.step, Tone::Strong)));
+        for line in back.op.iter().flat_map(pgplan_engine::op::Op::shown) {
+            text.push_str(&format!("        {line}\n"));
+        }
+    }
+    match &way.stops_at {
+        Some(step) => text.push_str(&format!("`{step}` is the point of no return: what was done up to it stays\n")),
+        None if way.backs.is_empty() => text.push_str("  nothing was done\n"),
+        None => {}
+    }
+    text
+}

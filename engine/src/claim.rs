@@ -1,0 +1,290 @@
+//! A session's claims on the servers of its plan: two runs never change one server at once, and nothing that a dead
+//! session left running there works on behind our back.
+//!
+//! A claim is a session-level advisory lock (PostgreSQL manual, 13.3.5) that one connection holds as long as this
+//! process uses the server: it dies with the process, so that it is never stale. The lock covers the whole server,
+//! because a restore of a cluster changes all of it. The connection's `application_name` says whose it is; whoever
+//! finds the lock taken reads it there. A lock left by an earlier session *of the same run* (its connection not yet
+//! noticed as dead) is taken over: the journal's lease has made sure that this session is the only one of its run.
+//!
+//! A transaction pooler gives each transaction another server session: a lock taken through it protects nothing, so it
+//! is found out and refused.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use tokio::{
+    sync::Mutex,
+    time::{Instant, sleep, timeout},
+};
+
+use crate::{
+    error::{ErrorKind, StepError},
+    event::Holder,
+    kinds::{Use, declare::Key},
+    postgres::{
+        ConnInfo, Session,
+        connect::connect,
+        quote::literal,
+        rows::{rows, text},
+    },
+    survey::MAINTENANCE,
+};
+
+/// Two-key advisory locks of pgplan: `pgpl`, then what is locked.
+const LOCK_CLASS: i32 = 0x7067_706c;
+const WHOLE_SERVER: i32 = 1;
+/// How long sessions of an earlier session of this run may take to end once they are told to.
+const LEFTOVERS: Duration = Duration::from_secs(30);
+/// How long an idle pooler may take to find a second server session before it counts as one that has none.
+const SECOND_SESSION: Duration = Duration::from_secs(3);
+/// The longest `application_name` that a server keeps, bytes (`NAMEDATALEN` - 1).
+const LONGEST_NAME: usize = 63;
+
+/// Returns how the sessions of a run's session begin in `pg_stat_activity`.
+#[must_use]
+pub fn tag(run: &str, session: u32) -> String {
+    format!("pgplan {run}.{session}")
+}
+
+/// Returns a name of at most 63 bytes, cut at a character.
+#[must_use]
+pub fn fitting(mut name: String, longest: usize) -> String {
+    let end = (0..=longest.min(name.len())).rev().find(|at| name.is_char_boundary(*at)).unwrap_or_default();
+    name.truncate(end);
+    name
+}
+
+/// The claims of one session of a run.
+#[derive(Debug)]
+pub struct Claims {
+    run: String,
+    session: u32,
+    holder: String,
+    held: Mutex<BTreeMap<String, Claim>>,
+}
+
+#[derive(Debug)]
+enum Claim {
+    /// The connection that holds the lock.
+    Own(Box<Session>),
+    /// The same server as another database of the plan, whose connection holds the lock.
+    Shared,
+    /// Only looked through for leftovers: the plan reads from it.
+    Looked,
+}
+
+impl Claims {
+    /// Returns the claims of a session; nothing is claimed yet. `session` counts the sessions of the run from 0.
+    #[must_use]
+    pub fn new(run: &str, session: u32, holder: &Holder) -> Self {
+        let holder = format!("{}@{}:{}", holder.user, holder.host, holder.pid);
+        Self { run: run.to_owned(), session, holder, held: Mutex::default() }
+    }
+
+    /// Makes sure that nothing of an earlier session of this run is at work on the server; asks it once a session.
+    ///
+    /// # Errors
+    /// When the server cannot be reached or the leftovers do not end.
+    pub async fn look(&self, database: &str, info: &ConnInfo) -> Result<(), StepError> {
+        let mut held = self.held.lock().await;
+        if self.session == 0 || held.contains_key(database) {
+            return Ok(());
+        }
+        let session = self.connect(info).await?;
+        let ended = self.end_leftovers(&session).await;
+        session.close().await;
+        ended?;
+        held.insert(database.to_owned(), Claim::Looked);
+        Ok(())
+    }
+
+    /// Takes the lock of the server, unless it is held already and the connection lives.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Refused`] when another run has it, naming its holder, or when a transaction pooler answers.
+    pub async fn claim(&self, database: &str, info: &ConnInfo) -> Result<(), StepError> {
+        let mut held = self.held.lock().await;
+        match held.get(database) {
+            Some(Claim::Own(session)) if !session.is_closed() => return Ok(()),
+            Some(Claim::Shared) if held.values().any(|claim| matches!(claim, Claim::Own(own) if !own.is_closed())) => {
+                return Ok(());
+            }
+            _ => {}
+        }
+        let session = self.connect(info).await?;
+        let claimed = match self.refuse_pooler(&session, info).await {
+            Ok(()) => self.lock(&session).await,
+            Err(error) => Err(error),
+        };
+        match claimed {
+            Ok(true) => {
+                held.insert(database.to_owned(), Claim::Own(Box::new(session)));
+                Ok(())
+            }
+            Ok(false) => {
+                session.close().await;
+                held.insert(database.to_owned(), Claim::Shared);
+                Ok(())
+            }
+            Err(error) => {
+                session.close().await;
+                Err(error)
+            }
+        }
+    }
+
+    /// Gives all claims up.
+    pub async fn release(&self) {
+        let held = std::mem::take(&mut *self.held.lock().await);
+        for claim in held.into_values() {
+            if let Claim::Own(session) = claim {
+                session.close().await;
+            }
+        }
+    }
+
+    /// Connects where a connection is in nobody's way: to a maintenance database, or to the one that is named.
+    async fn connect(&self, info: &ConnInfo) -> Result<Session, StepError> {
+        let name = fitting(format!("{} lock {}", tag(&self.run, self.session), self.holder), LONGEST_NAME);
+        let maintenance = MAINTENANCE[0];
+        match connect(&info.with_dbname(maintenance), &name).await {
+            Err(error) if info.dbname != maintenance && is_about_the_database(&error) => connect(info, &name).await,
+            result => result,
+        }
+    }
+
+    /// Returns whether this connection holds the lock now; false when another connection of this session has it.
+    async fn lock(&self, session: &Session) -> Result<bool, StepError> {
+        self.end_leftovers(session).await?;
+        let until = Instant::now() + LEFTOVERS;
+        loop {
+            let doing = "take the lock of the server";
+            let sql = format!("SELECT pg_catalog.pg_try_advisory_lock({LOCK_CLASS}, {WHOLE_SERVER})");
+            if first(session, doing, &sql).await?.as_deref() == Some("t") {
+                return Ok(true);
+            }
+            let sql = format!(
+                "SELECT coalesce(a.application_name, ''), coalesce(host(a.client_addr), 'the server itself'), \
+                        coalesce(a.backend_start::text, '?'), l.pid \
+                 FROM pg_catalog.pg_locks l LEFT JOIN pg_catalog.pg_stat_activity a USING (pid) \
+                 WHERE l.locktype = 'advisory' AND l.granted AND l.classid = {LOCK_CLASS} AND l.objid = {WHOLE_SERVER} \
+                   AND l.objsubid = 2 AND l.database = (SELECT oid FROM pg_catalog.pg_database \
+                     WHERE datname = pg_catalog.current_database())"
+            );
+            let found = rows(session, doing, &sql).await?;
+            let Some(row) = found.first() else {
+                // It was given up between the two questions.
+                sleep(Duration::from_millis(20)).await;
+                continue;
+            };
+            let (name, from, since, pid) = (text(row, 0), text(row, 1), text(row, 2), text(row, 3));
+            if name.starts_with(&format!("{} ", tag(&self.run, self.session))) {
+                return Ok(false);
+            }
+            let own_run = name.starts_with(&format!("pgplan {}.", self.run));
+            if own_run && Instant::now() < until {
+                sleep(Duration::from_millis(100)).await;
+                continue;
+            }
+            let run = name.strip_prefix("pgplan ").and_then(|rest| rest.split_once(" lock "));
+            let who = match run {
+                Some((run, holder)) => format!("run {} of {holder}", run.rsplit_once('.').map_or(run, |(run, _)| run)),
+                None => format!("a session called `{name}`"),
+            };
+            return Err(StepError::new(
+                ErrorKind::Refused,
+                format!("another run is changing {}: {who}", session.label()),
+            )
+            .detail(format!("its connection comes from {from}, server process {pid}, since {since}"))
+            .help("wait until that run has ended, or stop it; the lock ends with its process"));
+        }
+    }
+
+    /// Ends what earlier sessions of this run have left running on the server, and waits until it is gone: a server
+    /// works on after its client died.
+    async fn end_leftovers(&self, session: &Session) -> Result<(), StepError> {
+        if self.session == 0 {
+            return Ok(());
+        }
+        let doing = "end what an earlier session left running";
+        let (all, own) = (format!("pgplan {}.", self.run), format!("{} ", tag(&self.run, self.session)));
+        let sql = format!(
+            "SELECT pg_catalog.count(pg_catalog.pg_terminate_backend(pid)) FROM pg_catalog.pg_stat_activity \
+             WHERE pg_catalog.strpos(application_name, {}) = 1 AND pg_catalog.strpos(application_name, {}) <> 1 \
+               AND pid <> pg_catalog.pg_backend_pid()",
+            literal(&all),
+            literal(&own)
+        );
+        let until = Instant::now() + LEFTOVERS;
+        while first(session, doing, &sql).await?.as_deref() != Some("0") {
+            if Instant::now() > until {
+                let message = format!("a session that this run left behind on {} does not end", session.label());
+                return Err(StepError::new(ErrorKind::Conflict, message)
+                    .detail(format!("its application_name begins with `{all}`"))
+                    .help("end it with pg_terminate_backend, then apply again"));
+            }
+            sleep(Duration::from_millis(50)).await;
+        }
+        Ok(())
+    }
+
+    /// Finds out whether a pooler gives each transaction another server session.
+    ///
+    /// While a second connection is inside a transaction, it has a server session for itself; the first connection then
+    /// gets another one than before if it has none of its own, or none at all.
+    async fn refuse_pooler(&self, session: &Session, info: &ConnInfo) -> Result<(), StepError> {
+        let doing = "look for a pooler";
+        let ask = "SELECT pg_catalog.pg_backend_pid()";
+        let before = first(session, doing, ask).await?;
+        let second = self.connect(info).await?;
+        let begun = second.client().batch_execute("BEGIN; SELECT 1").await;
+        let after = timeout(SECOND_SESSION, first(session, doing, ask)).await;
+        second.close().await;
+        begun.map_err(|error| session.error(doing, &error))?;
+        match after {
+            Ok(Ok(after)) if after == before => Ok(()),
+            Ok(Err(error)) => Err(error),
+            Ok(Ok(_)) | Err(_) => {
+                let message = format!("{} is reached through a transaction pooler", session.label());
+                Err(StepError::new(ErrorKind::Refused, message)
+                    .detail("its locks, settings and temporary objects do not outlive a transaction")
+                    .help("give the address of the server itself, or of a pool with `pool_mode = session`"))
+            }
+        }
+    }
+}
+
+/// Returns the databases that a step declares with the strongest use that it makes of each.
+#[must_use]
+pub fn uses(declared: &[(String, Key, Use)]) -> BTreeMap<&str, Use> {
+    let mut uses = BTreeMap::new();
+    for (name, _, how) in declared {
+        let strongest = uses.entry(name.as_str()).or_insert(*how);
+        if *how == Use::Changes {
+            *strongest = Use::Changes;
+        }
+    }
+    uses
+}
+
+/// Says that the named database cannot be entered, though the server can: it does not exist, or has no CONNECT for us,
+/// or pg_hba.conf does not list it.
+fn is_about_the_database(error: &StepError) -> bool {
+    matches!(error.sqlstate.as_deref(), Some("3D000" | "42501" | "28000" | "55000"))
+}
+
+async fn first(session: &Session, doing: &str, sql: &str) -> Result<Option<String>, StepError> {
+    let found = rows(session, doing, sql).await?;
+    Ok(found.first().and_then(|row| row.get(0)).map(str::to_owned))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_cut_at_characters() {
+        assert_eq!(fitting("ééé".to_owned(), 3), "é");
+        assert_eq!(fitting("abc".to_owned(), 63), "abc");
+    }
+}

@@ -1,0 +1,383 @@
+//! The loop: ask the schedule, make it durable, let workers do it, hear what they say.
+
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
+
+use tokio::{
+    sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel},
+    task::JoinSet,
+    time::Instant,
+};
+use tokio_util::sync::CancellationToken;
+
+use super::{ActionCx, Ending, Message, Opened, Run, RunError, Stop, Wishes, Word, Words, World};
+use crate::{
+    action::{Effect, Output, OutputValue},
+    attempt::{bounded, wait_before_retry},
+    error::{ErrorKind, StepError},
+    event::{EventKind, Outcome},
+    op::Op,
+    plan::{Downtime, Step},
+    schedule::{self, Next},
+    state::StepStatus,
+};
+
+impl Run<'_> {
+    /// Runs until nothing more can be done in this session.
+    ///
+    /// When a polite stop is asked for, nothing new begins, and what runs is cancelled and awaited; when a stop at once
+    /// is asked for, what runs is given up. What follows from a failed step (`on_failure`) is the caller's.
+    ///
+    /// # Errors
+    /// When the journal cannot be written; whatever ran was cancelled and awaited.
+    pub async fn drive<W: World>(&mut self, world: &Arc<W>, wishes: &Wishes, stop: &Stop) -> Result<Ending, RunError> {
+        let (sender, mut inbox) = unbounded_channel();
+        let mut workers = JoinSet::new();
+        self.hold_back(wishes);
+        let result = tokio::select! {
+            result = self.turn(world, &stop.politely, &sender, &mut inbox, &mut workers) => result,
+            () = stop.at_once.cancelled() => Ok(Ending::Interrupted),
+        };
+        workers_end(&mut workers, &result, stop).await;
+        let ending = match result {
+            Ok(ending) => ending,
+            Err(error) => {
+                // The journal cannot be written any more: what was left running is ended, and nobody can be told.
+                drop(world.close().await);
+                return Err(error);
+            }
+        };
+        self.end(world, stop, &ending).await?;
+        Ok(ending)
+    }
+
+    /// Records how the session ended, after what it held has been let go.
+    pub(crate) async fn end<W: World>(&mut self, world: &Arc<W>, stop: &Stop, ending: &Ending) -> Result<(), RunError> {
+        let mut warnings = Vec::new();
+        if matches!(ending, Ending::Ended(Outcome::Succeeded | Outcome::Undone)) {
+            warnings = world.settle(self.receipted(), self.outputs()).await;
+        }
+        warnings.extend(world.close().await);
+        let mut events: Vec<EventKind> =
+            warnings.into_iter().map(|message| EventKind::Warned { step: None, message }).collect();
+        events.push(match ending {
+            Ending::Ended(outcome) => EventKind::RunEnded { outcome: *outcome },
+            Ending::Interrupted => EventKind::RunInterrupted { by: stop.by().to_owned() },
+        });
+        self.record(events)
+    }
+
+    /// Returns the databases of the plan in which SQL steps have left receipts.
+    fn receipted(&self) -> BTreeSet<String> {
+        let actions = self.state.steps.values().flat_map(|step| &step.actions).filter(|action| action.attempts > 0);
+        actions
+            .filter_map(|action| match &action.action.op {
+                Op::RunSql(sql) if sql.transaction && !sql.read_only => Some(sql.database.clone()),
+                _ => None,
+            })
+            .collect()
+    }
+
+    async fn turn<W: World>(
+        &mut self,
+        world: &Arc<W>,
+        stop: &CancellationToken,
+        sender: &UnboundedSender<Message>,
+        inbox: &mut UnboundedReceiver<Message>,
+        workers: &mut JoinSet<()>,
+    ) -> Result<Ending, RunError> {
+        let mut ensuring = 0_usize;
+        let mut retries = 0_usize;
+        loop {
+            self.busy.stopping = stop.is_cancelled();
+            let mut moved = false;
+            for next in schedule::next(self.plan, &self.state, &self.busy) {
+                moved |= self.make(next, world, stop, sender, workers, &mut ensuring)?;
+            }
+            if moved {
+                continue;
+            }
+            let idle = self.busy.opening.is_empty() && self.busy.running.is_empty() && ensuring == 0;
+            if idle && (retries == 0 || self.busy.stopping) {
+                return Ok(self.ending());
+            }
+            let message = tokio::select! {
+                message = inbox.recv() => message,
+                () = stop.cancelled(), if !self.busy.stopping => continue,
+            };
+            let Some(first) = message else { return Ok(self.ending()) };
+            let mut batch = vec![first];
+            while let Ok(more) = inbox.try_recv() {
+                batch.push(more);
+            }
+            let mut events = Vec::new();
+            for message in batch {
+                match &message {
+                    Message::Ensured { .. } => ensuring -= 1,
+                    Message::RetryDue { .. } => retries -= 1,
+                    Message::Opened { .. } | Message::Done { .. } | Message::Said { .. } => {}
+                }
+                let waits = self.hear(message, &mut events);
+                if let Some((step, action, delay)) = waits {
+                    retries += 1;
+                    let (sender, stop) = (sender.clone(), stop.clone());
+                    workers.spawn(async move {
+                        tokio::select! { () = tokio::time::sleep(delay) => {}, () = stop.cancelled() => {} }
+                        send(&sender, Message::RetryDue { step, action });
+                    });
+                }
+            }
+            self.record(events)?;
+        }
+    }
+
+    /// Makes one move of the schedule; returns whether the state changed at once.
+    fn make<W: World>(
+        &mut self,
+        next: Next,
+        world: &Arc<W>,
+        stop: &CancellationToken,
+        sender: &UnboundedSender<Message>,
+        workers: &mut JoinSet<()>,
+        ensuring: &mut usize,
+    ) -> Result<bool, RunError> {
+        match next {
+            Next::Skip { step, reason } => self.record(vec![EventKind::StepSkipped { step, reason }])?,
+            Next::Block { step, by } => self.record(vec![EventKind::StepBlocked { step, by }])?,
+            Next::Fail { step, error } => {
+                let tolerated = self.plan.step(&step).is_some_and(|step| step.continue_on_error)
+                    && error.kind != ErrorKind::Interrupted;
+                let mut events = vec![EventKind::StepFailed { step: step.clone(), error: error.clone(), tolerated }];
+                if tolerated {
+                    let message = format!("step `{step}` failed and the plan goes on: {error}");
+                    events.push(EventKind::Warned { step: Some(step), message });
+                }
+                self.record(events)?;
+            }
+            Next::Finish { step } => {
+                let checked = self.ensured.contains(&step);
+                let Some(definition) = self.plan.step(&step) else { return Ok(false) };
+                if definition.ensures.is_none() || checked {
+                    self.finish(definition)?;
+                } else {
+                    self.ensured.insert(step.clone());
+                    self.busy.opening.insert(step.clone());
+                    *ensuring += 1;
+                    let (world, sender) = (Arc::clone(world), sender.clone());
+                    let (definition, outputs) = (definition.clone(), self.outputs());
+                    workers.spawn(async move {
+                        let result = world.ensure(&definition, outputs).await;
+                        send(&sender, Message::Ensured { step, result });
+                    });
+                }
+            }
+            Next::Open { step } => {
+                let Some(definition) = self.plan.step(&step).cloned() else { return Ok(false) };
+                self.busy.opening.insert(step.clone());
+                let (world, sender, outputs) = (Arc::clone(world), sender.clone(), self.outputs());
+                workers.spawn(async move {
+                    let result = world.open(&definition, outputs).await;
+                    send(&sender, Message::Opened { step, result });
+                });
+                return Ok(false);
+            }
+            Next::Start { step, action } => {
+                self.start(&step, &action, world, stop, sender, workers)?;
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    fn finish(&mut self, step: &Step) -> Result<(), RunError> {
+        let mut events = Vec::new();
+        if step.downtime == Some(Downtime::End) {
+            events.push(EventKind::DowntimeMarked { step: step.id.clone(), mark: Downtime::End });
+        }
+        events.push(EventKind::StepFinished { step: step.id.clone() });
+        self.record(events)
+    }
+
+    fn start<W: World>(
+        &mut self,
+        step: &str,
+        action: &str,
+        world: &Arc<W>,
+        stop: &CancellationToken,
+        sender: &UnboundedSender<Message>,
+        workers: &mut JoinSet<()>,
+    ) -> Result<(), RunError> {
+        let Some(definition) = self.plan.step(step).cloned() else { return Ok(()) };
+        let Some(state) = self.state.steps.get(step) else { return Ok(()) };
+        let Some(found) = state.action(action) else { return Ok(()) };
+        let (attempt, generation, body) = (found.attempts + 1, state.generation, found.action.clone());
+        self.record(vec![EventKind::ActionStarted { step: step.to_owned(), action: action.to_owned(), attempt }])?;
+        self.busy.running.insert((step.to_owned(), action.to_owned()));
+        let cx = ActionCx {
+            run: self.state.id.clone(),
+            attempt,
+            generation,
+            cancel: stop.child_token(),
+            outputs: self.outputs(),
+            words: Words::new(step, action, sender.clone()),
+        };
+        let (world, sender) = (Arc::clone(world), sender.clone());
+        let (step, action) = (step.to_owned(), action.to_owned());
+        workers.spawn(async move {
+            let began = Instant::now();
+            let result = bounded(&*world, &definition, &body, cx).await;
+            send(&sender, Message::Done { step, action, result, took: began.elapsed() });
+        });
+        Ok(())
+    }
+
+    /// Turns a worker's message into events; returns the wait of a retry.
+    fn hear(&mut self, message: Message, events: &mut Vec<EventKind>) -> Option<(String, String, Duration)> {
+        match message {
+            Message::Said { step, action, word: Word::Progress { bytes, rows, total } } => {
+                events.push(EventKind::ActionProgress { step, action, bytes, rows, total });
+            }
+            Message::Said { step, action, word: Word::Line(line) } => {
+                events.push(EventKind::ActionSaid { step, action, line });
+            }
+            Message::RetryDue { step, action } => {
+                if !self.busy.stopping {
+                    let reason = "its wait is over".to_owned();
+                    events.push(EventKind::ActionReset { step, action, reason });
+                }
+            }
+            Message::Opened { step, result } => {
+                self.busy.opening.remove(&step);
+                self.opened(step, result, events);
+            }
+            Message::Ensured { step, result } => {
+                self.busy.opening.remove(&step);
+                if let Err(error) = result {
+                    self.ensured.remove(&step);
+                    events.push(EventKind::StepFailed { step, error, tolerated: false });
+                }
+            }
+            Message::Done { step, action, result, took } => {
+                self.busy.running.remove(&(step.clone(), action.clone()));
+                return self.done(step, action, result, took, events);
+            }
+        }
+        None
+    }
+
+    fn opened(&mut self, step: String, result: Result<Opened, StepError>, events: &mut Vec<EventKind>) {
+        match result {
+            Ok(Opened::Skipped(reason)) => events.push(EventKind::StepSkipped { step, reason }),
+            Ok(Opened::Actions(graph)) => {
+                for message in &graph.warnings {
+                    events.push(EventKind::Warned { step: Some(step.clone()), message: message.clone() });
+                }
+                if self.plan.step(&step).is_some_and(|step| step.downtime == Some(Downtime::Begin)) {
+                    events.push(EventKind::DowntimeMarked { step: step.clone(), mark: Downtime::Begin });
+                }
+                events.push(EventKind::StepExpanded { step, graph });
+            }
+            Err(error) => {
+                let tolerated = self.plan.step(&step).is_some_and(|step| step.continue_on_error);
+                if tolerated {
+                    let message = format!("step `{step}` failed and the plan goes on: {error}");
+                    events.push(EventKind::Warned { step: Some(step.clone()), message });
+                }
+                events.push(EventKind::StepFailed { step, error, tolerated });
+            }
+        }
+    }
+
+    fn done(
+        &mut self,
+        step: String,
+        action: String,
+        result: Result<Output, StepError>,
+        took: Duration,
+        events: &mut Vec<EventKind>,
+    ) -> Option<(String, String, Duration)> {
+        let took_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
+        let found = self.state.steps.get(&step).and_then(|state| state.action(&action));
+        let (effect, attempts) = found.map_or((Effect::Opaque, 1), |state| (state.action.effect, state.attempts));
+        match result {
+            Ok(output) => {
+                for message in &output.warnings {
+                    events.push(EventKind::Warned { step: Some(step.clone()), message: message.clone() });
+                }
+                self.remember(&step, &output);
+                events.push(EventKind::ActionFinished { step, action, output, took_ms });
+                None
+            }
+            Err(error) => {
+                let retry = self.plan.step(&step).map(|step| step.retry.clone()).unwrap_or_default();
+                let cut = matches!(error.kind, ErrorKind::Interrupted | ErrorKind::Timeout);
+                if effect == Effect::Opaque && cut && (retry.attempts == 1 || error.kind == ErrorKind::Interrupted) {
+                    events.push(EventKind::ActionIndeterminate { step, action });
+                    return None;
+                }
+                let wait = wait_before_retry(&retry, attempts, &error);
+                let retry_in_ms = wait.map(|wait| u64::try_from(wait.as_millis()).unwrap_or(u64::MAX));
+                let names = (step.clone(), action.clone());
+                events.push(EventKind::ActionFailed { step, action, error, retry_in_ms, took_ms });
+                wait.map(|wait| (names.0, names.1, wait))
+            }
+        }
+    }
+
+    /// Keeps secret outputs, which the journal never holds, for the steps of this session.
+    pub(crate) fn remember(&mut self, step: &str, output: &Output) {
+        let secrets = output.outputs.iter().filter(|(_, value)| matches!(value, OutputValue::Secret(Some(_))));
+        let memory = self.memory.entry(step.to_owned()).or_default();
+        memory.extend(secrets.map(|(name, value)| (name.clone(), value.clone())));
+    }
+
+    fn hold_back(&mut self, wishes: &Wishes) {
+        let Some(until) = &wishes.until else { return };
+        let mut wanted = BTreeSet::from([until.clone()]);
+        for step in self.plan.steps.iter().rev() {
+            if wanted.contains(&step.id) {
+                wanted.extend(step.needs.iter().cloned());
+            }
+        }
+        let beyond = self.plan.steps.iter().map(|step| step.id.clone()).filter(|id| !wanted.contains(id));
+        self.busy.held_back = beyond.collect();
+    }
+
+    fn ending(&self) -> Ending {
+        let statuses = || self.plan.steps.iter().map(|step| self.state.status(&step.id));
+        let person = self.state.steps.values().any(|step| {
+            step.error.as_ref().is_some_and(|error| error.kind == ErrorKind::NeedsPerson) && !step.status.satisfies()
+        });
+        if statuses().all(StepStatus::satisfies) {
+            Ending::Ended(Outcome::Succeeded)
+        } else if self.busy.stopping {
+            Ending::Interrupted
+        } else if person {
+            Ending::Ended(Outcome::NeedsPerson)
+        } else if statuses().any(|status| matches!(status, StepStatus::Failed | StepStatus::Blocked)) {
+            Ending::Ended(Outcome::Failed)
+        } else {
+            Ending::Ended(Outcome::Paused)
+        }
+    }
+}
+
+/// Waits for workers, which a stopped or failed run has cancelled; gives them up when a stop at once is asked for.
+async fn workers_end(workers: &mut JoinSet<()>, result: &Result<Ending, RunError>, stop: &Stop) {
+    let cancel = result.is_err() || stop.politely.is_cancelled();
+    if cancel {
+        stop.politely.cancel();
+    }
+    loop {
+        tokio::select! {
+            ended = workers.join_next() => if ended.is_none() { return },
+            () = stop.at_once.cancelled() => break,
+        }
+    }
+    workers.shutdown().await;
+}
+
+fn send(to: &UnboundedSender<Message>, message: Message) {
+    if to.send(message).is_err() {
+        tracing::debug!("a worker ended after the run had");
+    }
+}

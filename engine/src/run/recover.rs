@@ -1,0 +1,80 @@
+//! Taking up a run: what becomes of the actions that a dead or interrupted session left begun.
+
+use std::collections::BTreeSet;
+
+use super::{Run, RunError};
+use crate::{action::Effect, event::EventKind, state::ActionStatus};
+
+/// How often in a row pgplan may end in the middle of an action before a person is asked what is going on.
+pub const MOST_CUTS: u32 = 50;
+
+impl Run<'_> {
+    /// Decides about actions that a dead or interrupted session left begun, about volatile ones, and about steps whose
+    /// text has changed.
+    pub(super) fn recover(&mut self, changed: &[String]) -> Result<(), RunError> {
+        let mut events = Vec::new();
+        for step in &self.plan.steps {
+            let Some(state) = self.state.steps.get(&step.id) else { continue };
+            let wanted_later = self.has_unfinished_descendant(&step.id);
+            for action in &state.actions {
+                let (step, id) = (step.id.clone(), action.action.id.clone());
+                let reset = |reason: &str| EventKind::ActionReset {
+                    step: step.clone(),
+                    action: id.clone(),
+                    reason: reason.to_owned(),
+                };
+                events.extend(match action.status {
+                    ActionStatus::Started if !self.state.going_back => Some(match action.action.effect {
+                        Effect::Opaque => EventKind::ActionIndeterminate { step, action: id },
+                        Effect::Transaction | Effect::Probe | Effect::Restart if action.cuts + 1 >= MOST_CUTS => {
+                            EventKind::ActionIndeterminate { step, action: id }
+                        }
+                        Effect::Transaction | Effect::Probe | Effect::Restart => {
+                            reset("it was cut in the middle and is done again")
+                        }
+                    }),
+                    ActionStatus::Finished if action.action.volatile && wanted_later && !self.state.going_back => {
+                        Some(reset("what it gave ended with the last session"))
+                    }
+                    _ => None,
+                });
+            }
+        }
+        let edited = changed.iter().filter(|id| self.state.steps.contains_key(*id) && !self.state.status(id).is_over());
+        events.extend(edited.map(|step| EventKind::StepChanged { step: step.clone() }));
+        self.record(events)
+    }
+
+    /// Begins a step anew, and every step after it that has been begun.
+    ///
+    /// # Errors
+    /// When the journal cannot be written.
+    pub fn rerun(&mut self, step: &str) -> Result<(), RunError> {
+        let mut reached = BTreeSet::from([step.to_owned()]);
+        for later in &self.plan.steps {
+            if later.needs.iter().any(|need| reached.contains(need)) {
+                reached.insert(later.id.clone());
+            }
+        }
+        let begun = self.plan.steps.iter().filter(|step| reached.contains(&step.id));
+        let begun = begun.filter(|step| self.state.steps.contains_key(&step.id));
+        let events = begun.map(|found| {
+            let reason = if found.id == step { "it is to be done again" } else { "a step before it is done again" };
+            EventKind::StepReopened { step: found.id.clone(), reason: reason.to_owned() }
+        });
+        let events = events.collect();
+        self.record(events)
+    }
+
+    fn has_unfinished_descendant(&self, step: &str) -> bool {
+        let mut reached = BTreeSet::from([step]);
+        let mut found = false;
+        for later in &self.plan.steps {
+            if later.needs.iter().any(|need| reached.contains(need.as_str())) {
+                reached.insert(&later.id);
+                found |= !self.state.status(&later.id).satisfies();
+            }
+        }
+        found
+    }
+}
