@@ -7,6 +7,9 @@
 //! finds the lock taken reads it there. A lock left by an earlier session *of the same run* (its connection not yet
 //! noticed as dead) is taken over: the journal's lease has made sure that this session is the only one of its run.
 //!
+//! A server works on after its client died. Whoever holds the lock therefore ends the sessions of its own run's earlier
+//! sessions, and those of other runs that may change something: their runs would have to hold the lock, so they are dead.
+//!
 //! A transaction pooler gives each transaction another server session: a lock taken through it protects nothing, so it
 //! is found out and refused.
 
@@ -40,10 +43,31 @@ const SECOND_SESSION: Duration = Duration::from_secs(3);
 /// The longest `application_name` that a server keeps, bytes (`NAMEDATALEN` - 1).
 const LONGEST_NAME: usize = 63;
 
-/// Returns how the sessions of a run's session begin in `pg_stat_activity`.
+/// What a session of ours is for; its name in `pg_stat_activity` begins with it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Purpose {
+    /// It may change something: its run holds the server's lock.
+    Work,
+    /// It only reads.
+    Read,
+    /// It holds or asks for the lock.
+    Lock,
+}
+
+impl Purpose {
+    fn word(self) -> &'static str {
+        match self {
+            Self::Work => "pgplan",
+            Self::Read => "pgplan-read",
+            Self::Lock => "pgplan-lock",
+        }
+    }
+}
+
+/// Returns how the names of a run's sessions begin: `pgplan RUN.SESSION`.
 #[must_use]
-pub fn tag(run: &str, session: u32) -> String {
-    format!("pgplan {run}.{session}")
+pub fn tag(purpose: Purpose, run: &str, session: u32) -> String {
+    format!("{} {run}.{session}", purpose.word())
 }
 
 /// Returns a name of at most 63 bytes, cut at a character.
@@ -91,7 +115,7 @@ impl Claims {
             return Ok(());
         }
         let session = self.connect(info).await?;
-        let ended = self.end_leftovers(&session).await;
+        let ended = self.end_leftovers(&session, false).await;
         session.close().await;
         ended?;
         held.insert(database.to_owned(), Claim::Looked);
@@ -145,7 +169,7 @@ impl Claims {
 
     /// Connects where a connection is in nobody's way: to a maintenance database, or to the one that is named.
     async fn connect(&self, info: &ConnInfo) -> Result<Session, StepError> {
-        let name = fitting(format!("{} lock {}", tag(&self.run, self.session), self.holder), LONGEST_NAME);
+        let name = fitting(format!("{} {}", tag(Purpose::Lock, &self.run, self.session), self.holder), LONGEST_NAME);
         let maintenance = MAINTENANCE[0];
         match connect(&info.with_dbname(maintenance), &name).await {
             Err(error) if info.dbname != maintenance && is_about_the_database(&error) => connect(info, &name).await,
@@ -155,12 +179,13 @@ impl Claims {
 
     /// Returns whether this connection holds the lock now; false when another connection of this session has it.
     async fn lock(&self, session: &Session) -> Result<bool, StepError> {
-        self.end_leftovers(session).await?;
+        self.end_leftovers(session, false).await?;
         let until = Instant::now() + LEFTOVERS;
         loop {
             let doing = "take the lock of the server";
             let sql = format!("SELECT pg_catalog.pg_try_advisory_lock({LOCK_CLASS}, {WHOLE_SERVER})");
             if first(session, doing, &sql).await?.as_deref() == Some("t") {
+                self.end_leftovers(session, true).await?;
                 return Ok(true);
             }
             let sql = format!(
@@ -178,15 +203,16 @@ impl Claims {
                 continue;
             };
             let (name, from, since, pid) = (text(row, 0), text(row, 1), text(row, 2), text(row, 3));
-            if name.starts_with(&format!("{} ", tag(&self.run, self.session))) {
+            if name.starts_with(&format!("{} ", tag(Purpose::Lock, &self.run, self.session))) {
                 return Ok(false);
             }
-            let own_run = name.starts_with(&format!("pgplan {}.", self.run));
+            let own_run = name.starts_with(&format!("{} {}.", Purpose::Lock.word(), self.run));
             if own_run && Instant::now() < until {
                 sleep(Duration::from_millis(100)).await;
                 continue;
             }
-            let run = name.strip_prefix("pgplan ").and_then(|rest| rest.split_once(" lock "));
+            let rest = name.strip_prefix(Purpose::Lock.word()).map(str::trim_start);
+            let run = rest.and_then(|rest| rest.split_once(' '));
             let who = match run {
                 Some((run, holder)) => format!("run {} of {holder}", run.rsplit_once('.').map_or(run, |(run, _)| run)),
                 None => format!("a session called `{name}`"),
@@ -200,27 +226,26 @@ impl Claims {
         }
     }
 
-    /// Ends what earlier sessions of this run have left running on the server, and waits until it is gone: a server
-    /// works on after its client died.
-    async fn end_leftovers(&self, session: &Session) -> Result<(), StepError> {
-        if self.session == 0 {
-            return Ok(());
-        }
-        let doing = "end what an earlier session left running";
-        let (all, own) = (format!("pgplan {}.", self.run), format!("{} ", tag(&self.run, self.session)));
+    /// Ends what dead sessions have left running on the server, and waits until it is gone: all of earlier sessions of
+    /// this run and, for the holder of the lock, whatever else may change something.
+    async fn end_leftovers(&self, session: &Session, locked: bool) -> Result<(), StepError> {
+        let doing = "end what a dead session left running";
+        let begins = |with: &str| format!("pg_catalog.strpos(application_name, {}) = 1", literal(with));
+        let purposes = [Purpose::Work, Purpose::Read, Purpose::Lock];
+        let of_run = purposes.map(|purpose| begins(&format!("{} {}.", purpose.word(), self.run))).join(" OR ");
+        let own = purposes.map(|purpose| begins(&format!("{} ", tag(purpose, &self.run, self.session)))).join(" OR ");
+        let workers = begins(&format!("{} ", Purpose::Work.word()));
+        let dead = if locked { format!("{of_run} OR {workers}") } else { of_run };
         let sql = format!(
             "SELECT pg_catalog.count(pg_catalog.pg_terminate_backend(pid)) FROM pg_catalog.pg_stat_activity \
-             WHERE pg_catalog.strpos(application_name, {}) = 1 AND pg_catalog.strpos(application_name, {}) <> 1 \
-               AND pid <> pg_catalog.pg_backend_pid()",
-            literal(&all),
-            literal(&own)
+             WHERE ({dead}) AND NOT ({own}) AND pid <> pg_catalog.pg_backend_pid()"
         );
         let until = Instant::now() + LEFTOVERS;
         while first(session, doing, &sql).await?.as_deref() != Some("0") {
             if Instant::now() > until {
-                let message = format!("a session that this run left behind on {} does not end", session.label());
+                let message = format!("a session that a dead run left behind on {} does not end", session.label());
                 return Err(StepError::new(ErrorKind::Conflict, message)
-                    .detail(format!("its application_name begins with `{all}`"))
+                    .detail("its application_name begins with `pgplan`")
                     .help("end it with pg_terminate_backend, then apply again"));
             }
             sleep(Duration::from_millis(50)).await;

@@ -18,7 +18,7 @@ use crate::{
 };
 
 /// How a survey's sessions are called in `pg_stat_activity`.
-pub const APPLICATION_NAME: &str = "pgplan survey";
+pub const APPLICATION_NAME: &str = "pgplan-look survey";
 
 /// Databases that are asked when the one of the plan does not exist (yet).
 pub const MAINTENANCE: [&str; 2] = ["postgres", "template1"];

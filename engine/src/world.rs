@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     action::{Action, ActionGraph, Output, OutputValue, Outputs},
-    claim::{self, Claims, uses},
+    claim::{self, Claims, Purpose, uses},
     diagnostic::Problems,
     document::{Question, Undo},
     error::{ErrorKind, StepError},
@@ -486,7 +486,8 @@ impl World for Real {
 impl Real {
     async fn drop_receipts(&self, database: &str, names: &Lookup) -> Result<(), StepError> {
         let Known::Now(info) = names.connection(database)? else { return Ok(()) };
-        let session = connect(&info, &claim::tag(&self.settings.run_id, self.settings.session)).await?;
+        let name = format!("{} settle", claim::tag(Purpose::Work, &self.settings.run_id, self.settings.session));
+        let session = connect(&info, &name).await?;
         let dropped = receipt::drop_receipts(&session, &self.settings.run_id).await;
         session.close().await;
         dropped
@@ -521,7 +522,7 @@ impl Real {
 /// Runs a query in a read-only session; yes is a first value that is true.
 async fn query_says_yes(database: &str, sql: &Text, cx: &PerformCx) -> Result<bool, StepError> {
     let info = cx.databases.conninfo(database)?;
-    let session = connect_read_only(&info, "pgplan check").await?;
+    let session = connect_read_only(&info, "pgplan-look check").await?;
     let sql = cx.reveal(sql)?;
     let rows = session.client().simple_query(sql.expose_secret()).await;
     let rows = rows.map_err(|error| session.error("ask a question of the plan", &error))?;

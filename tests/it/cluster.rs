@@ -271,10 +271,15 @@ fn as_server_user(program: impl AsRef<std::ffi::OsStr>) -> Command {
         .env("LC_ALL", "C.UTF-8")
         .env("TZ", "UTC")
         .current_dir("/");
+    drop_root(&mut command);
+    command
+}
+
+/// Lets a program that refuses to run as root run as the servers do.
+pub(crate) fn drop_root(command: &mut Command) {
     if let Some(user) = server_user() {
         command.uid(user.uid.as_raw()).gid(user.gid.as_raw());
     }
-    command
 }
 
 fn give_to_server_user(folder: &Path) {

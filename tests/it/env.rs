@@ -145,9 +145,10 @@ pub(crate) fn cache_folder() -> PathBuf {
 /// Returns the folder of the programs of an installed version.
 pub(crate) fn bin_folder(version: &str) -> PathBuf {
     let folder = cache_folder().join("postgres").join(version).join("bin");
+    let program = if version == "pgbouncer" { "pgbouncer" } else { "postgres" };
     assert!(
-        folder.join("postgres").exists(),
-        "PostgreSQL {version} is not in {}: run `make install-postgres`",
+        folder.join(program).exists(),
+        "{program} {version} is not in {}: run `make install-postgres`",
         folder.display()
     );
     folder

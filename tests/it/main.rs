@@ -7,6 +7,7 @@ mod engine;
 mod env;
 mod fakes;
 mod guard;
+mod live_claims;
 mod live_connections;
 mod live_data;
 mod live_platforms;

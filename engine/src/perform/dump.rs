@@ -23,6 +23,7 @@ use super::{PerformCx, restore::archive::Listing, text::CHUNK};
 use crate::{
     action::Output,
     artifact::{self, DumpArtifact, DumpFormat, DumpScope},
+    claim::Purpose,
     error::{ErrorKind, StepError},
     op::{Compress, DumpOp},
     postgres::{ConnInfo, connect::connect_read_only},
@@ -41,7 +42,7 @@ const REPORTED: u64 = 4 << 20;
 /// is cut off, [`ErrorKind::Resources`] when the disk is full; no part of a file is left then.
 pub async fn dump(op: &DumpOp, cx: &PerformCx) -> Result<Output, StepError> {
     let from = cx.databases.conninfo(&op.from)?;
-    let session = connect_read_only(&from, "pgplan dump").await?;
+    let session = connect_read_only(&from, "pgplan-look dump").await?;
     let source_version_num = session.server_version_num();
     session.close().await;
     let client = client(op, source_version_num, cx).await?;
@@ -185,7 +186,7 @@ impl Job<'_> {
         for (name, value) in env.vars {
             program = program.env(name, value);
         }
-        program = program.env("PGAPPNAME", self.cx.action_name()).env("LC_ALL", "C");
+        program = program.env("PGAPPNAME", self.cx.action_name(Purpose::Read)).env("LC_ALL", "C");
         if let Some(passfile) = env.passfile {
             program = program.pgpass(passfile);
         }

@@ -70,7 +70,7 @@ async fn rules(op: &FilterOp, cx: &PerformCx) -> Result<FilterRules, StepError> 
         rules = merged(existing, rules);
     }
     let Some(target) = &op.target else { return Ok(rules) };
-    let session = connect_read_only(&cx.databases.conninfo(target)?, "pgplan filter").await?;
+    let session = connect_read_only(&cx.databases.conninfo(target)?, "pgplan-look filter").await?;
     let major = session.server_version_num() / 10_000;
     // A server that stamps its own columns knows the stamp; others refuse it.
     let stamped = "SELECT FROM pg_catalog.pg_attribute WHERE attoptions::text LIKE '%pg_attver=%' LIMIT 1";

@@ -4,7 +4,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::PerformCx;
 use crate::{
-    claim::{fitting, tag},
+    claim::{Purpose, fitting, tag},
     error::{ErrorKind, StepError},
     postgres::{
         Session,
@@ -21,17 +21,17 @@ const DIGEST: usize = 12;
 impl PerformCx {
     /// Returns the name of the step's sessions in `pg_stat_activity`: `pgplan RUN.SESSION STEP`.
     #[must_use]
-    pub fn application_name(&self) -> String {
-        fitting(format!("{} {}", tag(&self.run_id, self.session), self.step), LONGEST_NAME)
+    pub fn application_name(&self, purpose: Purpose) -> String {
+        fitting(format!("{} {}", tag(purpose, &self.run_id, self.session), self.step), LONGEST_NAME)
     }
 
     /// Returns a name that tells the sessions of this action from those of others: `pgplan RUN.SESSION DIGEST`.
     ///
     /// Shares of an archive run side by side, and one that is done again ends its own leftovers only.
     #[must_use]
-    pub fn action_name(&self) -> String {
+    pub fn action_name(&self, purpose: Purpose) -> String {
         let digest = blake3::hash(format!("{}/{}", self.step, self.action).as_bytes()).to_hex();
-        let first = fitting(tag(&self.run_id, self.session), LONGEST_NAME - DIGEST - 1);
+        let first = fitting(tag(purpose, &self.run_id, self.session), LONGEST_NAME - DIGEST - 1);
         format!("{first} {}", &digest[..DIGEST])
     }
 
@@ -42,7 +42,7 @@ impl PerformCx {
     pub async fn connect(&self, database: &str, dbname: Option<&str>) -> Result<Session, StepError> {
         let conninfo = self.databases.conninfo(database)?;
         let conninfo = dbname.map_or_else(|| conninfo.clone(), |dbname| conninfo.with_dbname(dbname));
-        connect(&conninfo, &self.application_name()).await
+        connect(&conninfo, &self.application_name(Purpose::Work)).await
     }
 
     /// Connects as [`PerformCx::connect`] does, to read only.
@@ -52,7 +52,7 @@ impl PerformCx {
     pub async fn connect_read_only(&self, database: &str, dbname: Option<&str>) -> Result<Session, StepError> {
         let conninfo = self.databases.conninfo(database)?;
         let conninfo = dbname.map_or_else(|| conninfo.clone(), |dbname| conninfo.with_dbname(dbname));
-        connect_read_only(&conninfo, &self.application_name()).await
+        connect_read_only(&conninfo, &self.application_name(Purpose::Read)).await
     }
 
     /// Connects to the server of a database of the plan, through a database that is not `avoid`.
@@ -64,7 +64,7 @@ impl PerformCx {
         let mut candidates = MAINTENANCE.iter().filter(|name| **name != avoid);
         let mut result = Err(StepError::new(ErrorKind::Internal, "no database to connect to"));
         for dbname in candidates.by_ref() {
-            result = connect(&conninfo.with_dbname(dbname), &self.application_name()).await;
+            result = connect(&conninfo.with_dbname(dbname), &self.application_name(Purpose::Work)).await;
             if !matches!(&result, Err(error) if error.sqlstate.as_deref() == Some("3D000")) {
                 break;
             }
@@ -117,16 +117,16 @@ async fn cancellable<T>(
 
 #[cfg(test)]
 mod tests {
-    use super::LONGEST_NAME;
+    use super::{LONGEST_NAME, Purpose};
 
     #[test]
     fn names_fit_and_tell_actions_apart() {
         let mut cx = crate::perform::testing::cx(&[]);
         cx.run_id = "é".repeat(40);
-        let first = cx.action_name();
+        let first = cx.action_name(Purpose::Work);
         assert!(first.len() <= LONGEST_NAME && first.starts_with("pgplan "), "{first}");
-        assert!(cx.application_name().len() <= LONGEST_NAME);
+        assert!(cx.application_name(Purpose::Read).len() <= LONGEST_NAME);
         cx.action = "data/2".into();
-        assert_ne!(cx.action_name(), first);
+        assert_ne!(cx.action_name(Purpose::Work), first);
     }
 }

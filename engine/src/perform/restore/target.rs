@@ -7,6 +7,7 @@ use tokio_postgres::{Error, SimpleQueryMessage};
 
 use super::{PerformCx, RestoreOp};
 use crate::{
+    claim::Purpose,
     error::{ErrorKind, StepError},
     postgres::{
         ConnInfo, Session,
@@ -41,7 +42,7 @@ impl<'a> Target<'a> {
         op: &RestoreOp,
         cx: &'a PerformCx,
     ) -> Result<Self, StepError> {
-        let session = connect(&into.with_dbname(database), &cx.action_name()).await?;
+        let session = connect(&into.with_dbname(database), &cx.action_name(Purpose::Work)).await?;
         // What is committed last is flushed at the end of each database: a crash of the target before that loses
         // statements and their receipts alike.
         // A database may be set to be read-only, by the dump itself too: that is for others.
@@ -84,7 +85,7 @@ impl<'a> Target<'a> {
         let sql = format!(
             "SELECT count(pg_catalog.pg_terminate_backend(pid)) FROM pg_catalog.pg_stat_activity \
              WHERE application_name = {} AND pid <> pg_catalog.pg_backend_pid()",
-            literal(&self.cx.action_name())
+            literal(&self.cx.action_name(Purpose::Work))
         );
         let until = tokio::time::Instant::now() + LEFTOVERS;
         loop {
@@ -101,7 +102,7 @@ impl<'a> Target<'a> {
             if tokio::time::Instant::now() > until {
                 let message = "a session of an earlier attempt does not end";
                 return Err(StepError::new(ErrorKind::Conflict, message)
-                    .detail(format!("application_name {}", self.cx.action_name()))
+                    .detail(format!("application_name {}", self.cx.action_name(Purpose::Work)))
                     .help("end it with pg_terminate_backend, then apply again"));
             }
             tokio::time::sleep(Duration::from_millis(200)).await;

@@ -1,0 +1,176 @@
+//! Locks on servers, what dead sessions leave behind, poolers: through the binary, against real servers.
+
+use std::{
+    fs,
+    path::PathBuf,
+    process::{Child, Command},
+    time::{Duration, Instant},
+};
+
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+
+use crate::{
+    cluster::Cluster,
+    env::{Outcome, TestEnv, bin_folder},
+};
+
+/// Waits until something is so; fails the test after a time in which it surely would be.
+#[track_caller]
+pub(crate) fn until(what: &str, mut is_so: impl FnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while !is_so() {
+        assert!(Instant::now() < deadline, "it never came about: {what}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// Returns a plan that changes one database, with these steps.
+pub(crate) fn plan(name: &str, url: &str, steps: &str) -> String {
+    format!("version: 1\nname: {name}\ndatabases: {{ db: {{ url: \"{url}\" }} }}\nsteps:\n{steps}")
+}
+
+pub(crate) fn signal(child: &Child, signal: Signal) {
+    let pid = Pid::from_raw(i32::try_from(child.id()).expect("a process id fits"));
+    kill(pid, signal).expect("the child runs");
+}
+
+fn busy(server: &Cluster) -> bool {
+    server.psql(
+        "postgres",
+        "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE 'pgplan%' AND state = 'active' \
+         AND query LIKE '%pg_sleep%' AND pid <> pg_backend_pid()",
+    ) != "0"
+}
+
+const SLOW: &str = "  - sql: { database: db, run: [\"INSERT INTO done VALUES ('slow')\", \"SELECT pg_sleep(600)\"] }\n";
+const QUICK: &str = "  - sql: { database: db, run: \"INSERT INTO done VALUES ('quick')\" }\n";
+
+#[test]
+fn two_runs_never_change_one_server() {
+    let server = Cluster::start("18");
+    server.psql("postgres", "CREATE TABLE done (what text)");
+    let (first, second) = (TestEnv::new(), TestEnv::new());
+    first.write("one.yaml", &plan("one", &server.url("postgres"), SLOW));
+    second.write("two.yaml", &plan("two", &server.url("postgres"), QUICK));
+    let mut holder = first.command(&["apply", "one.yaml"]).spawn().expect("pgplan starts");
+    until("the first run works", || busy(&server));
+
+    let refused = second.pgplan(&["apply", "two.yaml"]).expect(3);
+    assert!(refused.stderr.contains("another run is changing"), "{}", refused.stderr);
+    assert!(refused.stderr.contains(&format!(":{}", holder.id())), "names the holder: {}", refused.stderr);
+    let same = first.pgplan(&["apply", "one.yaml"]).expect(3);
+    assert!(same.stderr.contains(&format!("process {}", holder.id())), "{}", same.stderr);
+
+    signal(&holder, Signal::SIGTERM);
+    assert_eq!(holder.wait().expect("it ends").code(), Some(4));
+    second.pgplan(&["apply", "two.yaml"]).expect(0);
+    assert_eq!(server.psql("postgres", "SELECT what FROM done"), "quick");
+}
+
+#[test]
+fn what_a_killed_run_left_running_is_ended_and_done_once() {
+    let server = Cluster::start("18");
+    server.psql(
+        "postgres",
+        "CREATE TABLE done (what text); CREATE TABLE gate (open bool); INSERT INTO gate VALUES (false)",
+    );
+    let env = TestEnv::new();
+    let steps = "  - sql:\n      database: db\n      run:\n        - INSERT INTO done VALUES ('once')\n        - SELECT CASE WHEN NOT open THEN pg_sleep(600) END FROM gate\n";
+    env.write("p.yaml", &plan("p", &server.url("postgres"), steps));
+    for _ in 0..2 {
+        let mut child = env.command(&["apply", "p.yaml"]).spawn().expect("pgplan starts");
+        until("the statement runs", || busy(&server));
+        signal(&child, Signal::SIGKILL);
+        child.wait().expect("it is dead");
+        assert!(busy(&server), "the server works on after its client was killed");
+    }
+    server.psql("postgres", "UPDATE gate SET open = true");
+    let done = env.pgplan(&["apply", "p.yaml"]).expect(0);
+    assert!(done.stderr.contains("going on"), "{}", done.stderr);
+    assert_eq!(server.psql("postgres", "SELECT count(*) FROM done"), "1");
+    let left = "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE 'pgplan%'";
+    until("no session is left", || server.psql("postgres", left) == "0");
+    assert_eq!(server.psql("postgres", "SELECT count(*) FROM pg_namespace WHERE nspname = 'pgplan'"), "0");
+}
+
+#[test]
+fn a_lock_of_a_killed_run_is_nobodys() {
+    let server = Cluster::start("18");
+    server.psql("postgres", "CREATE TABLE done (what text)");
+    let (first, second) = (TestEnv::new(), TestEnv::new());
+    first.write("one.yaml", &plan("one", &server.url("postgres"), SLOW));
+    second.write("two.yaml", &plan("two", &server.url("postgres"), QUICK));
+    let mut holder = first.command(&["apply", "one.yaml"]).spawn().expect("pgplan starts");
+    until("the first run works", || busy(&server));
+    signal(&holder, Signal::SIGKILL);
+    holder.wait().expect("it is dead");
+    until("the second run gets the lock", || {
+        second.command(&["apply", "two.yaml"]).status().expect("pgplan runs").success()
+    });
+}
+
+/// A real pgbouncer before a server.
+struct Bouncer {
+    child: Child,
+    port: u16,
+    _folder: tempfile::TempDir,
+}
+
+impl Bouncer {
+    fn start(server: &Cluster, mode: &str) -> Self {
+        let folder = tempfile::tempdir().expect("a temporary folder can be made");
+        let port =
+            std::net::TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr()).expect("a port").port();
+        let ini = folder.path().join("pgbouncer.ini");
+        let text = format!(
+            "[databases]\n* = host=127.0.0.1 port={} user=postgres\n[pgbouncer]\nlisten_addr = 127.0.0.1\n\
+             listen_port = {port}\nunix_socket_dir =\nauth_type = any\npool_mode = {mode}\n",
+            server.port
+        );
+        fs::write(&ini, text).expect("the configuration can be written");
+        for path in [folder.path().to_owned(), ini.clone()] {
+            let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+            fs::set_permissions(path, mode).expect("others may read it");
+        }
+        let program: PathBuf = bin_folder("pgbouncer").join("pgbouncer");
+        let mut command = Command::new(program);
+        command.arg("-q").arg(&ini).stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null());
+        crate::cluster::drop_root(&mut command);
+        let child = command.spawn().expect("pgbouncer starts");
+        until("pgbouncer listens", || std::net::TcpStream::connect(("127.0.0.1", port)).is_ok());
+        Self { child, port, _folder: folder }
+    }
+
+    fn apply(&self, env: &TestEnv) -> Outcome {
+        let url = format!("postgresql://postgres@127.0.0.1:{}/postgres", self.port);
+        env.write("p.yaml", &plan("p", &url, QUICK));
+        env.pgplan(&["apply", "p.yaml", "--fresh"])
+    }
+}
+
+impl Drop for Bouncer {
+    fn drop(&mut self) {
+        if let Err(error) = self.child.kill().and_then(|()| self.child.wait().map(drop)) {
+            eprintln!("pgbouncer does not end: {error}");
+        }
+    }
+}
+
+#[test]
+fn a_transaction_pooler_is_refused_and_a_session_pooler_is_not() {
+    let server = Cluster::start("18");
+    server.psql("postgres", "CREATE TABLE done (what text)");
+    let env = TestEnv::new();
+    for mode in ["transaction", "statement"] {
+        let refused = Bouncer::start(&server, mode).apply(&env);
+        let refused = if mode == "transaction" { refused.expect(3) } else { refused };
+        assert!(!refused.status.success(), "{mode}: {}", refused.stderr);
+        assert!(refused.stderr.contains("pooler") || mode == "statement", "{mode}: {}", refused.stderr);
+        assert_eq!(server.psql("postgres", "SELECT count(*) FROM done"), "0");
+    }
+    Bouncer::start(&server, "session").apply(&env).expect(0);
+    assert_eq!(server.psql("postgres", "SELECT count(*) FROM done"), "1");
+}
