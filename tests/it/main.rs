@@ -13,4 +13,5 @@ mod live_data;
 mod live_platforms;
 mod live_restore;
 mod live_tls;
+mod live_undo;
 mod live_verify;

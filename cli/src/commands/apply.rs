@@ -134,6 +134,10 @@ impl Apply {
         let stop = Stop::default();
         listen(&stop)?;
         match self.drive(&mut run, &world, &wishes, &stop, &consent).await {
+            // What led back was a step that failed, however well the way back went.
+            Ok(ending @ Ending::Ended(Outcome::Undone)) => {
+                self.shown.tell(ui, &plan, run.state(), &ending).map(|_| Exit::Failed)
+            }
             Ok(ending) => self.shown.tell(ui, &plan, run.state(), &ending),
             Err(error) => Ok(run_failed(ui, &error)),
         }

@@ -1,0 +1,217 @@
+//! Going back, editing a plan between two sessions, consent from elsewhere: through the binary, on a real server.
+
+use std::fs;
+
+use nix::sys::signal::Signal;
+
+use crate::{
+    cluster::Cluster,
+    env::TestEnv,
+    live_claims::{plan, signal, until},
+};
+
+/// A plan with one step of each kind that can be taken back on this machine and server; its last step fails at first.
+fn undoable(server: &Cluster) -> String {
+    let steps = r#"  - create_database: { on: new }
+  - sql: { database: db, run: "INSERT INTO log VALUES ('done')" }
+    undo: { database: db, sql: "DELETE FROM log" }
+  - command: { run: [cp, seed, copy] }
+    undo: { run: [rm, copy] }
+  - repoint: { file: app.env, set: { DATABASE_URL: new } }
+  - id: last
+    command: { run: [test, -e, mended] }
+    undo: none
+"#;
+    let text = plan("p", &server.url("postgres"), steps);
+    let new = server.url("new_one");
+    text.replace("databases: { db:", &format!("databases: {{ new: {{ url: \"{new}\" }}, db:"))
+}
+
+fn state(env: &TestEnv, server: &Cluster) -> (String, String, bool, String) {
+    let databases = server.psql("postgres", "SELECT string_agg(datname, ' ' ORDER BY datname) FROM pg_database");
+    let log = server.psql("postgres", "SELECT count(*) FROM log");
+    (databases, log, env.work().join("copy").exists(), env.read("app.env"))
+}
+
+fn prepared(server: &Cluster) -> TestEnv {
+    server.psql("postgres", "CREATE TABLE log (what text)");
+    let env = TestEnv::new();
+    env.write("p.yaml", &undoable(server));
+    env.write("seed", "x");
+    env.write("app.env", "# the app\nDATABASE_URL=old\n");
+    env
+}
+
+#[test]
+fn run_undo_run_finish() {
+    let server = Cluster::start("18");
+    let env = prepared(&server);
+    let before = state(&env, &server);
+    env.pgplan(&["apply", "p.yaml"]).expect(1);
+    assert_ne!(state(&env, &server), before);
+
+    let asked = env.pgplan(&["undo", "p.yaml"]).expect(5);
+    assert!(asked.stderr.contains("take back"), "{}", asked.stderr);
+    let shown = env.pgplan(&["undo", "p.yaml", "--dry-run"]).expect(0);
+    assert!(shown.stderr.contains("DROP DATABASE"), "{}", shown.stderr);
+    let undone = env.pgplan(&["undo", "p.yaml", "--yes"]).expect(0);
+    assert!(undone.stderr.contains("all that the run did has been taken back"), "{}", undone.stderr);
+    assert_eq!(state(&env, &server), before);
+    assert_eq!(server.psql("postgres", "SELECT count(*) FROM pg_namespace WHERE nspname = 'pgplan'"), "0");
+    env.pgplan(&["undo", "p.yaml", "--yes"]).expect(2);
+
+    env.write("mended", "");
+    env.pgplan(&["apply", "p.yaml"]).expect(0);
+    let (databases, log, copy, app) = state(&env, &server);
+    assert!(databases.contains("new_one") && log == "1" && copy && app.contains("DATABASE_URL=new"));
+    // What is done is taken back too, when a person says so.
+    env.pgplan(&["undo", "p.yaml", "--yes"]).expect(0);
+    assert_eq!(state(&env, &server), before);
+}
+
+#[test]
+fn a_plan_may_say_that_a_failure_leads_back() {
+    let server = Cluster::start("18");
+    let env = prepared(&server);
+    env.write("p.yaml", &undoable(&server).replace("name: p\n", "name: p\non_failure: undo\n"));
+    let before = state(&env, &server);
+    let undone = env.pgplan(&["apply", "p.yaml"]).expect(1);
+    assert!(undone.stderr.contains("going back: a step failed"), "{}", undone.stderr);
+    assert_eq!(state(&env, &server), before);
+}
+
+#[test]
+fn the_way_back_ends_at_the_point_of_no_return() {
+    let env = TestEnv::new();
+    let steps = r#"  - id: one
+    command: { run: [touch, one] }
+    undo: { run: [rm, one] }
+  - id: two
+    command: { run: [touch, two] }
+    undo: { run: [rm, two] }
+    point_of_no_return: true
+  - id: three
+    command: { run: [touch, three] }
+    undo: { run: [rm, three] }
+  - id: four
+    command: { run: [test, -e, mended] }
+"#;
+    env.write("p.yaml", &format!("version: 1\nname: p\nsteps:\n{steps}"));
+    let there = || ["one", "two", "three"].map(|name| env.work().join(name).exists());
+    env.pgplan(&["apply", "p.yaml"]).expect(1);
+    let undone = env.pgplan(&["undo", "p.yaml", "--yes"]).expect(0);
+    assert!(undone.stderr.contains("`two` is the point of no return"), "{}", undone.stderr);
+    assert_eq!(there(), [true, true, false]);
+    env.write("mended", "");
+    env.pgplan(&["apply", "p.yaml"]).expect(0);
+    assert_eq!(there(), [true, true, true]);
+}
+
+#[test]
+fn an_undo_that_fails_is_stuck_and_goes_on_when_it_is_mended() {
+    let env = TestEnv::new();
+    let steps = r#"  - id: one
+    command: { run: [touch, one] }
+    undo: { run: [rm, one] }
+  - id: two
+    command: { run: [touch, two] }
+    undo: { run: [rm, two, elsewhere/two] }
+  - id: three
+    command: { run: [test, -e, mended] }
+"#;
+    env.write("p.yaml", &format!("version: 1\nname: p\nsteps:\n{steps}"));
+    env.pgplan(&["apply", "p.yaml"]).expect(1);
+    let stuck = env.pgplan(&["undo", "p.yaml", "--yes"]).expect(5);
+    assert!(stuck.stderr.contains("stuck on its way back") && stuck.stderr.contains("elsewhere"), "{}", stuck.stderr);
+    let refused = env.pgplan(&["apply", "p.yaml"]).expect(5);
+    assert!(refused.stderr.contains("on its way back"), "{}", refused.stderr);
+    // The first attempt was begun and its end is not known to be clean: a person looks.
+    env.pgplan(&["undo", "p.yaml", "--yes"]).expect(5);
+    env.pgplan(&["resolve", "two", "--as", "undo"]).expect(0);
+    env.pgplan(&["undo", "p.yaml", "--yes"]).expect(0);
+    assert!(!env.work().join("one").exists());
+}
+
+const TWO: &str = "version: 1\nname: p\nsteps:\n  - { id: one, command: { run: [sh, -c, \"echo one >> log\"] } }\n  - { id: two, command: { run: [sh, -c, \"echo two >> log; test -e mended\"] } }\n";
+
+#[test]
+fn an_edited_step_that_was_done_needs_a_word() {
+    let env = TestEnv::new();
+    env.write("p.yaml", TWO);
+    env.pgplan(&["apply", "p.yaml"]).expect(1);
+    // A step that is not over may change.
+    env.write("mended", "");
+    env.write("p.yaml", &TWO.replace("echo one", "echo uno"));
+    let refused = env.pgplan(&["apply", "p.yaml"]).expect(3);
+    assert!(refused.stderr.contains("-       \"echo one >> log\""), "{}", refused.stderr);
+    assert!(refused.stderr.contains("+       \"echo uno >> log\""), "{}", refused.stderr);
+    assert_eq!(env.read("log"), "one\ntwo\n");
+    env.pgplan(&["apply", "p.yaml", "--rerun", "one"]).expect(0);
+    assert_eq!(env.read("log"), "one\ntwo\nuno\ntwo\n");
+
+    fs::remove_file(env.work().join("mended")).expect("it is there");
+    env.pgplan(&["apply", "p.yaml"]).expect(1);
+    env.write("mended", "");
+    env.write("p.yaml", &TWO.replace("echo one", "echo eins").replace("echo two", "echo zwei"));
+    env.pgplan(&["apply", "p.yaml", "--accept"]).expect(0);
+    assert_eq!(env.read("log"), "one\ntwo\nuno\ntwo\nuno\ntwo\nzwei\n");
+}
+
+#[test]
+fn a_run_goes_on_with_its_variables_unless_others_are_given() {
+    let env = TestEnv::new();
+    let text = "version: 1\nname: p\nvars: { word: default }\nsteps:\n  - { id: one, command: { run: [sh, -c, \"echo ${{ vars.word }} >> log\"] } }\n  - { id: two, command: { run: [sh, -c, \"echo ${{ vars.word }} >> log; test -e mended\"] } }\n";
+    env.write("p.yaml", text);
+    env.pgplan(&["apply", "p.yaml", "--var", "word=given"]).expect(1);
+    env.write("mended", "");
+    let on = env.pgplan(&["apply", "p.yaml"]).expect(0);
+    assert!(on.stderr.contains("word=given"), "{}", on.stderr);
+    assert_eq!(env.read("log"), "given\ngiven\ngiven\n");
+}
+
+#[test]
+fn consent_can_come_from_elsewhere_and_ends_when_the_plan_changes() {
+    let env = TestEnv::new();
+    let text = "version: 1\nname: p\nsteps:\n  - approve: { message: \"go on?\" }\n  - { id: then, command: { run: [touch, then] } }\n";
+    env.write("p.yaml", text);
+    let waits = env.pgplan(&["apply", "p.yaml"]).expect(5);
+    assert!(waits.stderr.contains("pgplan approve "), "{}", waits.stderr);
+    env.pgplan(&["approve", "p", "approve"]).expect(0);
+    env.write("p.yaml", &text.replace("touch, then", "touch, other"));
+    env.pgplan(&["apply", "p.yaml"]).expect(5);
+    env.write("p.yaml", text);
+    env.pgplan(&["apply", "p.yaml"]).expect(0);
+    assert!(env.work().join("then").exists());
+}
+
+#[test]
+fn a_run_that_is_given_up_stays_as_it_is() {
+    let env = TestEnv::new();
+    env.write("p.yaml", TWO);
+    env.pgplan(&["apply", "p.yaml"]).expect(1);
+    env.pgplan(&["abandon"]).expect(0);
+    env.pgplan(&["abandon"]).expect(2);
+    env.write("mended", "");
+    env.pgplan(&["apply", "p.yaml"]).expect(0);
+    assert_eq!(env.read("log"), "one\ntwo\none\ntwo\n");
+}
+
+#[test]
+fn a_second_signal_ends_programs_at_once() {
+    let env = TestEnv::new();
+    // Deaf to TERM: the polite stop would wait for it.
+    let script = "trap '' TERM; touch begun; sleep 600 & wait; wait";
+    let text = format!("version: 1\nname: p\nsteps:\n  - command: {{ run: [sh, -c, \"{script}\"] }}\n");
+    env.write("p.yaml", &text);
+    let mut child = env.command(&["apply", "p.yaml"]).spawn().expect("pgplan starts");
+    until("the program runs", || env.work().join("begun").exists());
+    signal(&child, Signal::SIGINT);
+    std::thread::sleep(std::time::Duration::from_millis(200));
+    signal(&child, Signal::SIGINT);
+    let began = std::time::Instant::now();
+    assert_eq!(child.wait().expect("it ends").code(), Some(4));
+    assert!(began.elapsed() < std::time::Duration::from_secs(4), "it waited for the deaf program");
+    let log = env.pgplan(&["log"]).expect(0);
+    assert!(log.stdout.contains("interrupted by SIGINT"), "{}", log.stdout);
+    env.pgplan(&["apply", "p.yaml"]).expect(5);
+}
