@@ -225,6 +225,10 @@ impl Real {
                     facts.programs.insert(key.clone(), found);
                 }
                 Look::Program { .. } => {}
+                Look::Dump { file } if self.settings.dry_run && !file.exists() => {}
+                Look::Dump { file } => {
+                    facts.dumps.insert(file.clone(), perform::existing_dump::look(file, cx).await?);
+                }
             }
         }
         Ok(facts)
