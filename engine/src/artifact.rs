@@ -63,9 +63,9 @@ pub struct Contents {
 /// A dump that was made.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct DumpArtifact {
-    /// The step that made it.
+    /// The step that made it; empty for a file that was there before.
     pub step: String,
-    /// The file or folder, relative to the run's folder.
+    /// The file or folder, relative to the run's folder, or absolute for one that was there before.
     pub path: PathBuf,
     /// How it is written.
     pub format: DumpFormat,
@@ -129,13 +129,19 @@ impl DumpArtifact {
         if bytes == self.bytes && sha256 == self.sha256 {
             return Ok(());
         }
-        let message = format!("the dump {} is not what step `{}` wrote", path.display(), self.step);
+        let message = match self.step.as_str() {
+            "" => format!("the dump {} is not what it was when the step began", path.display()),
+            step => format!("the dump {} is not what step `{step}` wrote", path.display()),
+        };
         let new = StepError::new(ErrorKind::Verification, message);
         let new = match bytes == self.bytes {
             true => new.detail(format!("sha256 was {}", self.sha256)).detail(format!("sha256 is  {sha256}")),
             false => new.detail(format!("it was {} bytes long and has {bytes} now", self.bytes)),
         };
-        Err(new.help(format!("make the dump again: apply with --rerun {}", self.step)))
+        Err(match self.step.as_str() {
+            "" => new.help("copy the dump again, and apply into a fresh target"),
+            step => new.help(format!("make the dump again: apply with --rerun {step}")),
+        })
     }
 
     /// Opens the text of a plain dump, decompressed; what passes is added to the digest.

@@ -1,10 +1,10 @@
 //! What a survey found: plain data, gathered by read-only looks, from which kinds list their actions.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, path::PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::op::Exec;
+use crate::{artifact::DumpArtifact, op::Exec};
 
 /// One read-only look that a kind asks for before it lists its actions.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,6 +23,11 @@ pub enum Look {
         key: String,
         /// The program.
         exec: Exec,
+    },
+    /// A dump that was made earlier. A dry run goes on when it is not there yet.
+    Dump {
+        /// The file or folder.
+        file: PathBuf,
     },
 }
 
@@ -49,6 +54,9 @@ pub struct Facts {
     /// What programs printed: look key → capture name → value. A dry run that starts no program leaves the key out.
     #[serde(default)]
     pub programs: BTreeMap<String, BTreeMap<String, serde_json::Value>>,
+    /// Dumps that were made earlier, by their file. A dry run leaves out those that are not there yet.
+    #[serde(default)]
+    pub dumps: BTreeMap<PathBuf, DumpArtifact>,
 }
 
 /// A server as a read-only session saw it.

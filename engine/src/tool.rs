@@ -15,7 +15,7 @@ mod tests;
 
 pub use capture::{Captured, Stream};
 pub use clients::{Client, Clients, Places};
-pub(crate) use clients::{read_version, version_name};
+pub(crate) use clients::{read_version, version_name, version_number};
 pub use running::{Finished, Running};
 pub(crate) use running::{ending, last_lines};
 

@@ -22,7 +22,7 @@ use crate::{
     document::{Question, Undo},
     error::{ErrorKind, StepError},
     event::Holder,
-    facts::{Facts, Look, ServerFacts},
+    facts::{Depth, Facts, Look, ServerFacts},
     journal::sqlite::process_start,
     kinds::{self, ExpandCx, Use},
     lookup::{Lookup, plan_error},
@@ -209,7 +209,8 @@ impl Real {
             match look {
                 Look::Server { database, depth } => match names.connection(database)? {
                     Known::Now(info) => {
-                        let server = survey::server(&info, *depth).await?;
+                        let depth = if self.must_be_empty(database) { Depth::Tables.max(*depth) } else { *depth };
+                        let server = survey::server(&info, depth).await?;
                         self.expect(database, &server)?;
                         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
                         seen.insert(database.clone(), Server::from(&server));
@@ -225,9 +226,20 @@ impl Real {
                     facts.programs.insert(key.clone(), found);
                 }
                 Look::Program { .. } => {}
+                Look::Dump { file } if self.settings.dry_run && !file.exists() => {}
+                Look::Dump { file } => {
+                    facts.dumps.insert(file.clone(), perform::existing_dump::look(file, cx).await?);
+                }
             }
         }
         Ok(facts)
+    }
+
+    /// Returns whether the next look at a database must tell that it is empty: whatever the kind asks about.
+    fn must_be_empty(&self, name: &str) -> bool {
+        let checked = self.checked.lock().unwrap_or_else(PoisonError::into_inner).contains(name);
+        let expected = self.plan.databases.get(name).is_some_and(|database| database.expect.empty == Some(true));
+        expected && !checked && !self.settings.changed_before.contains(name)
     }
 
     /// Checks once a session that a server is what the plan expects.

@@ -27,12 +27,21 @@ pub(crate) fn answer(state: &mut State, args: &[String]) -> Reply {
             let names: String = state.section("apps").keys().map(|name| format!("{name}\n")).collect();
             Reply::out(format!("=====> My Apps\n{names}"))
         }
+        "apps:create" if state.entry("apps", word(1)).is_some() => Reply::failed(1, " !     Name is already taken"),
+        "apps:create" => {
+            let fresh = json!({ "services": {}, "config": {}, "git_sha": "", "running": false });
+            state.section("apps").insert(word(1).to_owned(), fresh);
+            Reply::out(format!("-----> Creating {}...\n-----> Creating new app virtual host file...\n", word(1)))
+        }
+        "apps:exists" if state.entry("apps", word(1)).is_some() => Reply::default(),
+        "apps:exists" => Reply::failed(20, &format!(" !     App {} does not exist", word(1))),
         "postgres:create" => create(state, word(1), options.get("image-version").and_then(Value::as_str)),
         "postgres:list" => {
             let names: String = state.section("databases").keys().map(|name| format!("{name}\n")).collect();
             Reply::out(format!("=====> Postgres services\n{names}"))
         }
         "postgres:link" | "postgres:unlink" => link(state, word(1), word(2), word(0) == "postgres:link"),
+        "postgres:linked" => linked(state, word(1), word(2)),
         "postgres:info" | "postgres:destroy" | "postgres:export" | "postgres:import" => {
             let Some(service) = state.entry("databases", word(1)).cloned() else {
                 return Reply::failed(20, &format!(" !     Postgres service {} does not exist", word(1)));
@@ -184,12 +193,11 @@ fn info(name: &str, service: &Value, options: &serde_json::Map<String, Value>) -
     let url = service["url"].as_str().unwrap_or_default();
     let version = service["version"].as_str().unwrap_or("15.2");
     let address = Url::parse(url).map(|url| url.host).unwrap_or_default();
-    // The real one names the container as the host, which only containers can look up.
     let facts = [
         ("config-dir", "Config dir", format!("/var/lib/dokku/services/postgres/{name}/data")),
         ("config-options", "Config options", String::new()),
         ("data-dir", "Data dir", format!("/var/lib/dokku/services/postgres/{name}/data")),
-        ("dsn", "Dsn", url.replacen("postgresql://", "postgres://", 1)),
+        ("dsn", "Dsn", dsn(name, url)),
         ("exposed-ports", "Exposed ports", "-".to_owned()),
         ("internal-ip", "Internal ip", address),
         ("links", "Links", service["links"].as_str().unwrap_or("-").to_owned()),
@@ -205,8 +213,35 @@ fn info(name: &str, service: &Value, options: &serde_json::Map<String, Value>) -
     Reply::out(format!("=====> {name} postgres service information\n{rows}"))
 }
 
+/// Returns the address as containers see it: its host is the name of a container, which nobody else can look up.
+fn dsn(name: &str, url: &str) -> String {
+    match Url::parse(url) {
+        Some(Url { user, password, port, database, .. }) => {
+            format!("postgres://{user}:{password}@dokku-postgres-{name}:{port}/{database}")
+        }
+        None => url.to_owned(),
+    }
+}
+
+fn linked(state: &mut State, service: &str, app: &str) -> Reply {
+    let Some(url) =
+        state.entry("databases", service).map(|found| dsn(service, found["url"].as_str().unwrap_or_default()))
+    else {
+        return Reply::failed(20, &format!(" !     Postgres service {service} does not exist"));
+    };
+    match state.entry("apps", app) {
+        Some(found) if found["config"]["DATABASE_URL"] == json!(url) => {
+            Reply::out(format!("=====> Service {service} is linked to {app}\n"))
+        }
+        Some(_) => Reply::failed(1, &format!(" !     Service {service} is not linked to {app}")),
+        None => Reply::failed(20, &format!(" !     App {app} does not exist")),
+    }
+}
+
 fn link(state: &mut State, service: &str, app: &str, on: bool) -> Reply {
-    let Some(url) = state.entry("databases", service).map(|service| service["url"].clone()) else {
+    let Some(url) =
+        state.entry("databases", service).map(|found| json!(dsn(service, found["url"].as_str().unwrap_or_default())))
+    else {
         return Reply::failed(20, &format!(" !     Postgres service {service} does not exist"));
     };
     let Some(found) = state.entry("apps", app) else {

@@ -147,7 +147,7 @@ fn the_schema_on_disk_is_that_of_the_types() {
 }
 
 /// Returns the plan as JSON without looking at its meaning; `None` when it is not YAML.
-fn to_json(path: &Path) -> Option<serde_json::Value> {
+pub(crate) fn to_json(path: &Path) -> Option<serde_json::Value> {
     use pgplan_engine::{diagnostic::Problems, source::SourceFile, yaml};
     let text = std::fs::read_to_string(path).ok()?;
     let file = SourceFile { name: path.display().to_string(), folder: PathBuf::new(), text };

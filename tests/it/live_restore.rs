@@ -25,7 +25,7 @@ use crate::cluster::{Cluster, Settings};
 use crate::env::bin_folder;
 
 /// The errors that the demo's restore must meet: the roles and the database that the target has already.
-const DEMO_ERRORS: [&str; 3] =
+pub(crate) const DEMO_ERRORS: [&str; 3] =
     [r#"role "aptible" already exists"#, r#"role "postgres" already exists"#, r#"database "db" already exists"#];
 
 /// A run's folder and the addresses of its plan.
@@ -178,9 +178,14 @@ impl Bench {
 }
 
 fn aptible(version: &str) -> Cluster {
+    aptible_with(version, "pa:s'w rd")
+}
+
+/// A server as Aptible makes it: two superusers and the database `db`.
+pub(crate) fn aptible_with(version: &str, password: &str) -> Cluster {
     let mut settings = Settings::new(version);
     settings.superuser = "aptible".into();
-    settings.password = Some("pa:s'w rd".into());
+    settings.password = Some(password.into());
     settings.conf.push("max_locks_per_transaction = 256".into());
     settings.conf.push("wal_level = logical".into());
     let cluster = Cluster::with(settings);
@@ -191,6 +196,18 @@ fn aptible(version: &str) -> Cluster {
 /// The demo's cluster on 15.20, smaller by a factor of ten.
 fn demo() -> Cluster {
     let source = aptible("15");
+    load_demo(&source);
+    source
+}
+
+/// Loads the demo's data, smaller by a factor of ten.
+pub(crate) fn load_demo(source: &Cluster) {
+    // psql's \gset and \set are part of it.
+    source.psql("db", demo_sql());
+}
+
+/// The SQL of the demo's data.
+pub(crate) fn demo_sql() -> &'static str {
     static LOAD: LazyLock<String> = LazyLock::new(|| {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/demo/load.sql");
         let text = fs::read_to_string(path).expect("the demo is there");
@@ -199,13 +216,11 @@ fn demo() -> Cluster {
             text.replace(&format!("generate_series(1, {rows}) "), &tenth)
         })
     });
-    // psql's \gset and \set are part of it.
-    source.psql("db", &LOAD);
-    source
+    &LOAD
 }
 
 /// Everything that tells one database from another, without what differs between versions.
-fn image(cluster: &Cluster, database: &str) -> String {
+pub(crate) fn image(cluster: &Cluster, database: &str) -> String {
     // A database may have settings of its own, which the dump of the database alone does not carry.
     let ask = |sql: &str| cluster.psql(database, &format!("SET search_path = ''; SET timezone = 'UTC'; {sql}"));
     let tables = ask(
@@ -240,10 +255,10 @@ fn image(cluster: &Cluster, database: &str) -> String {
     image
 }
 
-const DATABASES: [&str; 3] = ["db", "analytics", "We\"ird 'db"];
+pub(crate) const DATABASES: [&str; 3] = ["db", "analytics", "We\"ird 'db"];
 
 #[track_caller]
-fn same(source: &Cluster, target: &Cluster, databases: &[&str]) {
+pub(crate) fn same(source: &Cluster, target: &Cluster, databases: &[&str]) {
     for database in databases {
         let (left, right) = (image(source, database), image(target, database));
         for (left, right) in left.lines().zip(right.lines()) {
@@ -253,7 +268,8 @@ fn same(source: &Cluster, target: &Cluster, databases: &[&str]) {
     }
 }
 
-fn no_receipts(target: &Cluster, databases: &[&str]) {
+#[track_caller]
+pub(crate) fn no_receipts(target: &Cluster, databases: &[&str]) {
     for database in databases {
         assert_eq!(
             target.psql(database, "SELECT count(*) FROM pg_namespace WHERE nspname = 'pgplan'"),

@@ -53,7 +53,7 @@ impl Apply {
         if self.dry_run {
             return PlanCommand::of(&self.plan).run(ui, folder);
         }
-        let mut session = match Session::open(ui, &self.plan, folder)? {
+        let mut session = match Session::open(ui, &self.plan, folder, self.fresh)? {
             Ok(session) => session,
             Err(exit) => return Ok(exit),
         };

@@ -34,8 +34,9 @@ pub(crate) struct Session {
 }
 
 impl Session {
-    /// Reads the plan and takes its lease; what is wrong has been told when there is none.
-    pub(crate) fn open(ui: &mut Ui, args: &PlanArgs, folder: &Path) -> io::Result<Result<Self, Exit>> {
+    /// Reads the plan and takes its lease; what is wrong has been told when there is none. A `fresh` run is begun with
+    /// the variables given now only, whatever an unfinished one was begun with.
+    pub(crate) fn open(ui: &mut Ui, args: &PlanArgs, folder: &Path, fresh: bool) -> io::Result<Result<Self, Exit>> {
         let plan = match load(ui, args)? {
             Ok(plan) => plan,
             Err(exit) => return Ok(Err(exit)),
@@ -50,7 +51,7 @@ impl Session {
             Ok(opened) => opened,
             Err(error) => return Ok(Err(journal_failed(ui, &error))),
         };
-        let plan = match last.as_ref().filter(|last| last.is_unfinished()) {
+        let plan = match last.as_ref().filter(|last| !fresh && last.is_unfinished()) {
             Some(last) => match with_earlier_vars(ui, plan, args, last)? {
                 Ok(plan) => plan,
                 Err(exit) => return Ok(Err(exit)),

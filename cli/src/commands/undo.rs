@@ -37,7 +37,7 @@ pub(crate) struct Undo {
 
 impl Undo {
     pub(crate) fn run(&self, ui: &mut Ui, folder: &Path) -> io::Result<Exit> {
-        let mut session = match Session::open(ui, &self.plan, folder)? {
+        let mut session = match Session::open(ui, &self.plan, folder, false)? {
             Ok(session) => session,
             Err(exit) => return Ok(exit),
         };

@@ -6,12 +6,12 @@ use serde::Deserialize;
 use super::{
     Declarations, ExpandCx, Handed, Kind,
     declare::{Key, key},
+    dump_source::{self, DumpSource, Found},
 };
 use crate::{
-    action::{Action, ActionGraph, Effect, OutputValue},
-    artifact::DumpArtifact,
-    error::{ErrorKind, StepError},
-    facts::Facts,
+    action::{Action, ActionGraph, Effect},
+    error::StepError,
+    facts::{Facts, Look},
     op::{FilterOp, Op, Unmatched},
     sql::{
         Filter as Rules, FilterRules,
@@ -27,8 +27,8 @@ use crate::{
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Filter {
-    /// The step whose dump it is; absent = the nearest one before.
-    pub from: Option<String>,
+    /// The step whose dump it is, or `{file: PATH}` for one made earlier; absent = the nearest step before.
+    pub from: Option<DumpSource>,
     /// Roles that the restore must neither create, change nor refer to.
     #[serde(default)]
     pub reserved_roles: Vec<String>,
@@ -67,7 +67,7 @@ impl Kind for Filter {
     const EXAMPLE: &'static str = "filter:\n  reserved_roles: [aptible, postgres]\n";
 
     fn check(&self, to: &mut Declarations) {
-        to.takes("from", Handed::Dump, self.from.as_deref());
+        dump_source::declare(self.from.as_ref(), to);
         to.makes(Handed::Dump);
         to.output("dump", false);
         to.output("removals", false);
@@ -89,14 +89,17 @@ impl Kind for Filter {
         }
     }
 
-    fn actions(&self, _: &Facts, cx: &ExpandCx<'_>) -> Result<ActionGraph, StepError> {
-        let from = taken(cx, "from")?;
-        let Some(dump) = found(cx, from)? else {
-            let mut graph = ActionGraph::known_after(from);
-            graph
-                .warnings
-                .push(format!("the rules are applied to the dump that `{from}` makes; removals are known after it"));
-            return Ok(graph);
+    fn looks(&self, cx: &ExpandCx<'_>) -> Result<Vec<Look>, StepError> {
+        Ok(dump_source::looks(self.from.as_ref(), cx).into_iter().collect())
+    }
+
+    fn actions(&self, facts: &Facts, cx: &ExpandCx<'_>) -> Result<ActionGraph, StepError> {
+        let dump = match dump_source::find(self.from.as_ref(), facts, cx)? {
+            Found::Dump(dump) => *dump,
+            Found::NotYet(mut graph, which) => {
+                graph.warnings.push(format!("the rules are applied to {which}; removals are known after it"));
+                return Ok(graph);
+            }
         };
         let (patterns, roles) = match self.unmatched {
             None => (Unmatched::Error, Unmatched::Warn),
@@ -129,23 +132,6 @@ impl Filter {
             replace: self.replace.clone(),
             target: None,
         }
-    }
-}
-
-/// Returns the step whose dump is taken under `at`.
-pub(super) fn taken<'a>(cx: &ExpandCx<'a>, at: &str) -> Result<&'a str, StepError> {
-    cx.inputs
-        .get(at)
-        .map(String::as_str)
-        .ok_or_else(|| StepError::new(ErrorKind::Internal, format!("no step makes the dump that `{}` takes", cx.step)))
-}
-
-/// Returns the dump that `step` has made; `None` in a dry run, when it has not yet.
-pub(super) fn found(cx: &ExpandCx<'_>, step: &str) -> Result<Option<DumpArtifact>, StepError> {
-    match cx.outputs.get(step).and_then(|outputs| outputs.get("dump")) {
-        Some(OutputValue::Plain(value)) => DumpArtifact::from_output(value).map(Some),
-        _ if cx.dry_run => Ok(None),
-        _ => Err(StepError::new(ErrorKind::Internal, format!("the step `{step}` has left no dump"))),
     }
 }
 

@@ -20,6 +20,7 @@ pub mod create_database;
 pub mod declare;
 pub mod deprovision;
 pub mod dump;
+pub mod dump_source;
 pub mod filter;
 pub mod provision;
 pub mod record;

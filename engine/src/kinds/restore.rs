@@ -6,9 +6,9 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::{
-    Declarations, ExpandCx, Handed, Kind,
+    Declarations, ExpandCx, Kind,
     declare::{Key, key},
-    filter::{found, taken},
+    dump_source::{self, DumpSource, Found},
 };
 use crate::{
     action::{Action, ActionGraph, Effect},
@@ -28,8 +28,8 @@ use crate::{
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Restore {
-    /// The step whose dump it is; absent = the nearest one before.
-    pub from: Option<String>,
+    /// The step whose dump it is, or `{file: PATH}` for one made earlier; absent = the nearest step before.
+    pub from: Option<DumpSource>,
     /// The database that takes it; the dump of a cluster goes on to the other databases of that server.
     pub into: String,
     /// Errors that do not fail the step: the message as the server words it, or `{sqlstate, object}`. One that never
@@ -62,7 +62,7 @@ impl Kind for Restore {
         "restore:\n  into: target\n  expected_errors:\n    - role \"postgres\" already exists\n";
 
     fn check(&self, to: &mut Declarations) {
-        to.takes("from", Handed::Dump, self.from.as_deref());
+        dump_source::declare(self.from.as_ref(), to);
         to.changes(&self.into, "into");
         for output in ["rows", "bytes", "statements", "errors_expected", "removals"] {
             to.output(output, false);
@@ -92,24 +92,24 @@ impl Kind for Restore {
         }
     }
 
-    fn looks(&self, _: &ExpandCx<'_>) -> Result<Vec<Look>, StepError> {
-        Ok(vec![Look::Server { database: self.into.clone(), depth: Depth::Server }])
+    fn looks(&self, cx: &ExpandCx<'_>) -> Result<Vec<Look>, StepError> {
+        let server = Look::Server { database: self.into.clone(), depth: Depth::Server };
+        Ok(std::iter::once(server).chain(dump_source::looks(self.from.as_ref(), cx)).collect())
     }
 
     fn actions(&self, facts: &Facts, cx: &ExpandCx<'_>) -> Result<ActionGraph, StepError> {
-        let from = taken(cx, "from")?;
-        let Some(dump) = found(cx, from)? else {
-            let mut graph = ActionGraph::known_after(from);
-            let place = facts.servers.get(&self.into).map_or(self.into.as_str(), |server| server.label.as_str());
-            let expected = match self.expected_errors.len() {
-                0 => "no error is expected".to_owned(),
-                1 => "1 error is expected".to_owned(),
-                n => format!("{n} errors are expected"),
-            };
-            graph.warnings.push(format!(
-                "the dump that `{from}` makes is restored into {place}; {expected}, any other fails the step"
-            ));
-            return Ok(graph);
+        let dump = match dump_source::find(self.from.as_ref(), facts, cx)? {
+            Found::Dump(dump) => *dump,
+            Found::NotYet(mut graph, which) => {
+                let place = facts.servers.get(&self.into).map_or(self.into.as_str(), |server| server.label.as_str());
+                let expected = match self.expected_errors.len() {
+                    0 => "no error is expected".to_owned(),
+                    1 => "1 error is expected".to_owned(),
+                    n => format!("{n} errors are expected"),
+                };
+                graph.warnings.push(format!("{which} is restored into {place}; {expected}, any other fails the step"));
+                return Ok(graph);
+            }
         };
         let jobs = self.jobs.unwrap_or(4);
         let mut graph = match (&dump.format, &dump.contents) {

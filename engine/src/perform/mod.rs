@@ -25,6 +25,7 @@ pub mod create_database;
 pub mod dump;
 pub mod edit;
 pub mod exec;
+pub(crate) mod existing_dump;
 pub mod filter;
 pub(crate) mod parse;
 mod remember;

@@ -66,12 +66,13 @@ impl Run<'_> {
         self.record(events)
     }
 
-    /// Returns the databases of the plan in which SQL steps have left receipts.
+    /// Returns the databases of the plan in which steps have left receipts.
     fn receipted(&self) -> BTreeSet<String> {
         let actions = self.state.steps.values().flat_map(|step| &step.actions).filter(|action| action.attempts > 0);
         actions
             .filter_map(|action| match &action.action.op {
                 Op::RunSql(sql) if sql.transaction && !sql.read_only => Some(sql.database.clone()),
+                Op::Restore(restore) => Some(restore.into.clone()),
                 _ => None,
             })
             .collect()

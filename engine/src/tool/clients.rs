@@ -238,8 +238,12 @@ fn is_program(path: &Path) -> bool {
 
 /// Reads `pg_dump (PostgreSQL) 15.20 (Debian 15.20-0+deb12u1)` as 150020; a beta or devel version counts as `.0`.
 pub(crate) fn read_version(text: &str) -> Option<u32> {
-    let (_, version) = text.split_once("(PostgreSQL) ")?;
-    let version = version.split_whitespace().next()?;
+    text.split_once("(PostgreSQL) ").and_then(|(_, version)| version_number(version))
+}
+
+/// Returns the version that `text` begins with, counted like the server's: 150020 for `15.20 (Debian 15.20-1)`.
+pub(crate) fn version_number(text: &str) -> Option<u32> {
+    let version = text.split_whitespace().next()?;
     let end = version.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(version.len());
     let numbers: Option<Vec<u32>> = version[..end].split('.').map(|part| part.parse().ok()).collect();
     match numbers?.as_slice() {

@@ -61,6 +61,21 @@ fn free(catalog: &str, oid: &str) -> String {
     )
 }
 
+/// Returns a function's arguments. 14 has procedures with OUT arguments and therefore writes IN before the others.
+fn arguments(version: u32) -> &'static str {
+    if version >= 140_000 {
+        "CASE WHEN prokind = 'p' THEN regexp_replace(pg_get_function_identity_arguments(p.oid), '(^|, )IN ', '\\1', 'g') \
+         ELSE pg_get_function_identity_arguments(p.oid) END"
+    } else {
+        "pg_get_function_identity_arguments(p.oid)"
+    }
+}
+
+/// The condition that a function was not made by the server with a type: the constructors of a range, and from 14 on
+/// those of its multirange. The type is what is compared.
+const NO_CONSTRUCTOR: &str = "NOT EXISTS (SELECT FROM pg_depend x WHERE x.classid = 'pg_proc'::regclass AND x.objid = p.oid \
+                              AND x.refclassid = 'pg_type'::regclass AND x.deptype = 'i')";
+
 /// Returns the word for a relation of kind `c.relkind`.
 const RELATION: &str = "CASE c.relkind WHEN 'r' THEN 'table' WHEN 'p' THEN 'table' WHEN 'm' THEN 'materialized view' \
                         WHEN 'v' THEN 'view' WHEN 'S' THEN 'sequence' WHEN 'f' THEN 'foreign table' END";
@@ -221,14 +236,15 @@ fn triggers(version: u32) -> String {
 fn functions(version: u32) -> String {
     let kind = if version >= 110_000 { "p.prokind::text" } else { "CASE WHEN p.proisagg THEN 'a' ELSE 'f' END" };
     let body = if version >= 140_000 { "coalesce(pg_get_function_sqlbody(p.oid), p.prosrc)" } else { "p.prosrc" };
+    let arguments = arguments(version);
     format!(
-        "SELECT 'function', n.nspname || '.' || proname || '(' || pg_get_function_identity_arguments(p.oid) || ')', \
+        "SELECT 'function', n.nspname || '.' || proname || '(' || {arguments} || ')', \
                 concat_ws(' ', {kind}, l.lanname, provolatile, proparallel, CASE WHEN prosecdef THEN 'SECURITY DEFINER' END, \
                 CASE WHEN proisstrict THEN 'STRICT' END, CASE WHEN proleakproof THEN 'LEAKPROOF' END, \
                 'RETURNS ' || pg_get_function_result(p.oid), 'SET ' || array_to_string(proconfig, ', '), \
                 'body ' || md5({body})) \
          FROM pg_proc p JOIN pg_namespace n ON n.oid = pronamespace JOIN pg_language l ON l.oid = prolang \
-         WHERE {OURS} AND {}",
+         WHERE {OURS} AND {NO_CONSTRUCTOR} AND {}",
         free("pg_proc", "p.oid")
     )
 }
@@ -270,6 +286,7 @@ fn owned(version: u32, lowest: u32) -> String {
     // 15 gave the schema to another owner and took rights from PUBLIC.
     let public = if lowest < 150_000 { "AND n.nspname <> 'public'" } else { "" };
     let kinds = if version >= 110_000 { "prokind = 'p'" } else { "false" };
+    let arguments = arguments(version);
     format!(
         "SELECT {RELATION} AS kind, n.nspname || '.' || c.relname AS name, c.relowner AS owner, c.relacl AS acl, \
                 (CASE c.relkind WHEN 'S' THEN 's' ELSE 'r' END)::\"char\" AS code \
@@ -278,8 +295,9 @@ fn owned(version: u32, lowest: u32) -> String {
          UNION ALL SELECT 'schema', n.nspname, n.nspowner, n.nspacl, 'n' FROM pg_namespace n \
            WHERE {OURS} {public} AND {} \
          UNION ALL SELECT CASE WHEN {kinds} THEN 'procedure' ELSE 'function' END, \
-             n.nspname || '.' || proname || '(' || pg_get_function_identity_arguments(p.oid) || ')', \
-             proowner, proacl, 'f' FROM pg_proc p JOIN pg_namespace n ON n.oid = pronamespace WHERE {OURS} AND {} \
+             n.nspname || '.' || proname || '(' || {arguments} || ')', \
+             proowner, proacl, 'f' FROM pg_proc p JOIN pg_namespace n ON n.oid = pronamespace \
+           WHERE {OURS} AND {NO_CONSTRUCTOR} AND {} \
          UNION ALL SELECT 'type', n.nspname || '.' || typname, typowner, typacl, 'T' \
            FROM pg_type t JOIN pg_namespace n ON n.oid = typnamespace LEFT JOIN pg_class c ON c.oid = typrelid \
            WHERE (typtype IN ('e', 'd', 'r') OR typtype = 'c' AND c.relkind = 'c') AND {OURS} AND {} \
