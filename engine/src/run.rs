@@ -4,7 +4,7 @@
 //! ask [`schedule::next`] what can be done, make it durable, let workers do it, wait for what they say. The order is
 //! always: `started` is on disk → it is done → `finished` with its outputs is on disk → anything that depends on it.
 
-mod drive;
+pub(crate) mod drive;
 mod recover;
 
 use std::{
@@ -219,6 +219,7 @@ pub struct Run<'a> {
     memory: BTreeMap<String, Outputs>,
     busy: Busy,
     ensured: BTreeSet<String>,
+    pub(crate) taken_back_in: BTreeSet<String>,
 }
 
 impl<'a> Run<'a> {
@@ -284,6 +285,7 @@ impl<'a> Run<'a> {
             memory: BTreeMap::new(),
             busy: Busy::default(),
             ensured: BTreeSet::new(),
+            taken_back_in: BTreeSet::new(),
         }
     }
 

@@ -66,16 +66,11 @@ impl Run<'_> {
         self.record(events)
     }
 
-    /// Returns the databases of the plan in which steps have left receipts.
+    /// Returns the databases of the plan in which the run's steps, or what took them back, may have left receipts.
     fn receipted(&self) -> BTreeSet<String> {
-        let actions = self.state.steps.values().flat_map(|step| &step.actions).filter(|action| action.attempts > 0);
-        actions
-            .filter_map(|action| match &action.action.op {
-                Op::RunSql(sql) if sql.transaction && !sql.read_only => Some(sql.database.clone()),
-                Op::Restore(restore) => Some(restore.into.clone()),
-                _ => None,
-            })
-            .collect()
+        let actions = self.state.steps.values().flat_map(|step| &step.actions);
+        let begun = actions.filter(|action| action.started_at.is_some());
+        begun.filter_map(|action| receipted_in(&action.action.op)).chain(self.taken_back_in.iter().cloned()).collect()
     }
 
     async fn turn<W: World>(
@@ -359,6 +354,15 @@ impl Run<'_> {
         } else {
             Ending::Ended(Outcome::Paused)
         }
+    }
+}
+
+/// Returns the database of the plan in which an operation leaves a receipt.
+pub(crate) fn receipted_in(op: &Op) -> Option<String> {
+    match op {
+        Op::RunSql(sql) if sql.transaction && !sql.read_only => Some(sql.database.clone()),
+        Op::Restore(restore) => Some(restore.into.clone()),
+        _ => None,
     }
 }
 
