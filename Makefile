@@ -1,6 +1,6 @@
 # What people run; `make check` is what CI runs.
 
-.PHONY: help demo test check fmt install-postgres
+.PHONY: help demo test chaos check fmt install-postgres
 
 help: ## Shows this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 20
@@ -23,3 +23,6 @@ fmt: ## Formats the code
 
 install-postgres: ## Puts PostgreSQL 13, 15, 15.18, 16, 18 and pgbouncer into the cache folder
 	@tests/setup/install-postgres.sh
+
+chaos: install-postgres ## Kills pgplan, its programs and servers 200 times (PGPLAN_CHAOS_KILLS) and checks what remains
+	@PGPLAN_CHAOS_KILLS=$${PGPLAN_CHAOS_KILLS:-200} cargo test --package pgplan --features stand-ins --test it -- --nocapture nothing_is_lost

@@ -184,6 +184,13 @@ impl Cluster {
         }
     }
 
+    /// Starts the server again when it was killed.
+    pub(crate) fn revive(&mut self) {
+        if self.postmaster.is_none() {
+            self.restart();
+        }
+    }
+
     /// Returns the folder of the server's socket.
     pub(crate) fn socket(&self) -> &Path {
         self.folder.path()

@@ -1,6 +1,7 @@
 //! End-to-end tests, one program.
 
 mod certificates;
+mod chaos;
 mod check;
 mod cluster;
 mod engine;
