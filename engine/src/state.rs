@@ -69,8 +69,8 @@ impl StepStatus {
 /// An action and where it stands.
 #[derive(Debug, Clone, Serialize)]
 pub struct ActionState {
-    /// What it is.
-    #[serde(skip)]
+    /// What it is; of its name and title a reader is told.
+    #[serde(serialize_with = "named")]
     pub action: Action,
     /// Where it stands.
     pub status: ActionStatus,
@@ -88,6 +88,10 @@ pub struct ActionState {
     pub retrying: bool,
     /// How often in a row pgplan ended in the middle of it; an end of its own, or a person's word, begins anew.
     pub cuts: u32,
+}
+
+fn named<S: serde::Serializer>(action: &Action, serializer: S) -> Result<S::Ok, S::Error> {
+    BTreeMap::from([("id", &action.id), ("title", &action.title)]).serialize(serializer)
 }
 
 /// A step and where it stands.

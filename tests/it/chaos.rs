@@ -167,7 +167,7 @@ fn decide(env: &TestEnv) {
     let state: serde_json::Value = serde_json::from_str(&status.stdout).expect("status prints JSON");
     let mut decided = 0;
     for (step, word) in [("announce", "announced"), ("end", "ended")] {
-        let actions = &state["state"]["steps"][step]["actions"];
+        let actions = &state["run"]["steps"][step]["actions"];
         let lost = |action: &serde_json::Value| action["status"] == "indeterminate";
         if actions.as_array().is_some_and(|actions| actions.iter().any(lost)) {
             let verdict = if log.lines().any(|line| line == word) { "done" } else { "retry" };
@@ -268,6 +268,8 @@ fn nothing_is_lost_whatever_is_killed() {
     let mut dice = Dice(seed);
     let mut source = Cluster::start("15");
     source.psql("postgres", SOURCE);
+    // A crash makes sequences jump to what the log says beforehand (32 values ahead), unless that is on disk already.
+    source.psql("postgres", "CHECKPOINT");
     let mut struck: BTreeMap<Victim, u64> = BTreeMap::new();
     let mut rounds = 0;
     while struck.values().sum::<u64>() < kills {

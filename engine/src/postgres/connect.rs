@@ -29,7 +29,8 @@ enum Access {
 
 /// Connects under this application name, which tags the session for recovery (63 bytes count).
 ///
-/// No statement, lock or idle timeout of role or database holds in the session. A superuser gets the server's messages
+/// No statement, lock or idle timeout of role or database holds in the session, and a commit is on disk when it is
+/// answered, also where the server's configuration says `synchronous_commit = off`. A superuser gets the server's messages
 /// in English, so that they can be compared with what a plan expects.
 ///
 /// # Errors
@@ -258,9 +259,14 @@ fn hardening(version: u32, access: Access) -> String {
         "SELECT pg_catalog.set_config('lc_messages', 'C', false) FROM pg_catalog.pg_roles \
          WHERE rolname = current_user AND rolsuper; ",
     );
-    if access == Access::ReadOnly {
-        sql.push_str("SET default_transaction_read_only = on; ");
-    }
+    sql.push_str(match access {
+        Access::ReadOnly => "SET default_transaction_read_only = on; ",
+        // What is recorded as done must outlive a crash of the server, whatever its configuration says.
+        Access::ReadWrite => {
+            "SELECT pg_catalog.set_config('synchronous_commit', 'on', false) \
+             WHERE pg_catalog.current_setting('synchronous_commit') = 'off'; "
+        }
+    });
     sql
 }
 
@@ -293,5 +299,6 @@ mod tests {
         assert!(old.contains("idle_in_transaction_session_timeout = 0") && !old.contains("idle_session_timeout"));
         assert!(old.contains("default_transaction_read_only = on"));
         assert!(hardening(170_000, Access::ReadWrite).contains("transaction_timeout = 0"));
+        assert!(!old.contains("synchronous_commit") && hardening(0, Access::ReadWrite).contains("synchronous_commit"));
     }
 }
