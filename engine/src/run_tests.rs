@@ -31,6 +31,7 @@ struct Scripted {
     done: Mutex<Vec<String>>,
     at_once: Mutex<(usize, usize)>,
     per_step: usize,
+    volatile: Option<String>,
 }
 
 impl Scripted {
@@ -61,7 +62,8 @@ impl World for Scripted {
         for item in items {
             for index in 0..self.per_step {
                 let op = Op::Approve { message: String::new() };
-                let action = Action::new(format!("{item}{index}"), format!("act {item}{index}"), op, effect);
+                let mut action = Action::new(format!("{item}{index}"), format!("act {item}{index}"), op, effect);
+                action.volatile = self.volatile.as_ref() == Some(&step.id);
                 actions.push(match index.checked_sub(1) {
                     Some(before) => action.after([format!("{item}{before}")]),
                     None => action,
@@ -303,6 +305,30 @@ async fn a_journal_cut_at_every_event_is_resumed_to_the_same_end() {
             assert!(state.steps[id].actions.iter().all(|action| action.status == ActionStatus::Finished));
         }
     }
+}
+
+#[tokio::test]
+async fn what_is_opened_again_is_open_before_what_comes_after_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let plan = plan(CHAIN);
+    let mut journal = journal(&folder);
+    let volatile = || Scripted { volatile: Some("a".to_owned()), ..Scripted::new() };
+    let (_, ending, _) = apply(&plan, &mut journal, volatile().act("c/0", &[Act::Fail(ErrorKind::Sql)])).await;
+    assert_eq!(ending, Ending::Ended(Outcome::Failed));
+    let (world, ending, _) = apply(&plan, &mut journal, volatile()).await;
+    assert_eq!((ending, world.done()), (Ending::Ended(Outcome::Succeeded), vec!["a/0".to_owned(), "c/0".to_owned()]));
+    // The order in which they were begun is what counts: both could have been done in this order by chance.
+    let events = journal.events("r").unwrap();
+    let resumed = events.iter().position(|event| matches!(event.kind, EventKind::RunResumed { .. })).unwrap();
+    let order: Vec<String> = events[resumed..]
+        .iter()
+        .filter_map(|event| match &event.kind {
+            EventKind::ActionStarted { step, .. } => Some(format!("{step} begins")),
+            EventKind::ActionFinished { step, .. } => Some(format!("{step} ends")),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(order, ["a begins", "a ends", "c begins", "c ends"]);
 }
 
 #[tokio::test]

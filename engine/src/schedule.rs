@@ -70,7 +70,11 @@ pub struct Busy {
 pub fn next(plan: &Plan, state: &RunState, busy: &Busy) -> Vec<Next> {
     let mut moves = Vec::new();
     let mut free = plan.max_parallel.saturating_sub(busy.running.len());
+    let waiting = waiting(plan, state);
     for step in &plan.steps {
+        if waiting.contains(step.id.as_str()) {
+            continue;
+        }
         match state.steps.get(&step.id) {
             Some(running) if running.status == StepStatus::Running => {
                 act(step, running, busy, &mut free, &mut moves);
@@ -82,12 +86,33 @@ pub fn next(plan: &Plan, state: &RunState, busy: &Busy) -> Vec<Next> {
     moves
 }
 
+/// Returns the steps that a step before them keeps waiting, directly or through others.
+///
+/// A step that is over has its ancestors over, except where a resumed run does one of them again (a tunnel): then all
+/// that come after it and are not over wait, too, since they may use what it gives.
+fn waiting<'a>(plan: &'a Plan, state: &RunState) -> BTreeSet<&'a str> {
+    let mut after: BTreeMap<&str, Vec<&'a str>> = BTreeMap::new();
+    for step in &plan.steps {
+        for need in &step.needs {
+            after.entry(need.as_str()).or_default().push(step.id.as_str());
+        }
+    }
+    let mut waiting = BTreeSet::new();
+    let mut reached: Vec<&str> =
+        plan.steps.iter().map(|step| step.id.as_str()).filter(|id| !state.status(id).is_over()).collect();
+    while let Some(step) = reached.pop() {
+        for later in after.get(step).into_iter().flatten() {
+            if waiting.insert(*later) {
+                reached.push(later);
+            }
+        }
+    }
+    waiting
+}
+
 /// Decides about a step that has not been opened.
 fn open(step: &Step, state: &RunState, busy: &Busy, moves: &mut Vec<Next>) {
     if busy.opening.contains(&step.id) || busy.held_back.contains(&step.id) || busy.stopping {
-        return;
-    }
-    if !step.needs.iter().all(|need| state.status(need).is_over()) {
         return;
     }
     let unmet = step.needs.iter().find(|need| !state.status(need).satisfies());

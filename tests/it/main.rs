@@ -7,6 +7,7 @@ mod cluster;
 mod engine;
 mod env;
 mod fakes;
+mod faults;
 mod guard;
 mod live_claims;
 mod live_connections;

@@ -19,6 +19,7 @@ use super::{
 use crate::{
     args::PlanArgs,
     exit::Exit,
+    faults,
     ui::{Tone, Ui, paint},
 };
 
@@ -115,7 +116,7 @@ impl Apply {
         let settings = session.settings(folder, &id, resumed.as_ref(), &self.plan.platforms, consent.clone())?;
         let wishes = Wishes { until: self.until.clone(), run_dir: settings.run_dir.clone() };
         let world = match Real::new(Arc::clone(&session.plan), settings, crate::args::environment()).await {
-            Ok(world) => Arc::new(world),
+            Ok(world) => Arc::new(faults::around(world)),
             Err(error) => {
                 ui.error(&error);
                 return Ok(Exit::of_error(error.kind));
@@ -147,7 +148,7 @@ impl Apply {
     async fn drive(
         &self,
         run: &mut Run<'_>,
-        world: &Arc<Real>,
+        world: &Arc<faults::Acting>,
         wishes: &Wishes,
         stop: &Stop,
         consent: &Consent,

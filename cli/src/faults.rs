@@ -1,0 +1,106 @@
+//! Failures on purpose, for the tests: in builds with the feature `stand-ins` only.
+//!
+//! `PGPLAN_FAULT=STEP/ACTION:HOW` strikes the first attempt at an action: `before` (it is refused and not done),
+//! `after` (it is done and the answer is lost), `hold` (it does not come to an end before it is cancelled).
+
+#[cfg(not(feature = "stand-ins"))]
+pub(crate) use pgplan_engine::world::Real as Acting;
+
+/// Returns the world as it is.
+#[cfg(not(feature = "stand-ins"))]
+pub(crate) fn around(world: Acting) -> Acting {
+    world
+}
+
+#[cfg(feature = "stand-ins")]
+pub(crate) use faulty::{Faulty as Acting, around};
+
+#[cfg(feature = "stand-ins")]
+mod faulty {
+    use std::{
+        collections::{BTreeMap, BTreeSet},
+        sync::Arc,
+    };
+
+    use pgplan_engine::{
+        action::{Action, Output, Outputs},
+        error::{ErrorKind, StepError},
+        op::Op,
+        plan::Step,
+        run::{ActionCx, Opened, World},
+        world::Real,
+    };
+
+    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+    enum How {
+        Before,
+        After,
+        Hold,
+    }
+
+    /// The real world, in which one action goes wrong.
+    pub(crate) struct Faulty {
+        world: Real,
+        fault: Option<(String, How)>,
+    }
+
+    /// Returns the world with the fault that the environment asks for.
+    pub(crate) fn around(world: Real) -> Faulty {
+        let wanted = crate::args::environment().remove("PGPLAN_FAULT");
+        let fault = wanted.as_deref().and_then(|text| text.rsplit_once(':')).and_then(|(action, how)| {
+            let how = match how {
+                "before" => How::Before,
+                "after" => How::After,
+                "hold" => How::Hold,
+                _ => return None,
+            };
+            Some((action.to_owned(), how))
+        });
+        Faulty { world, fault }
+    }
+
+    impl World for Faulty {
+        async fn open(&self, step: &Step, outputs: Arc<BTreeMap<String, Outputs>>) -> Result<Opened, StepError> {
+            self.world.open(step, outputs).await
+        }
+
+        async fn perform(&self, step: &Step, action: &Action, cx: ActionCx) -> Result<Output, StepError> {
+            let name = format!("{}/{}", step.id, action.id);
+            let how = self.fault.as_ref().filter(|(wanted, _)| *wanted == name && cx.attempt == 1).map(|(_, how)| *how);
+            // What a program says is not lost on the way as a server's answer is: it ends with a failure.
+            let kind = if matches!(action.op, Op::Exec(_)) { ErrorKind::Tool } else { ErrorKind::Connection };
+            match how {
+                None => self.world.perform(step, action, cx).await,
+                Some(How::Before) => Err(StepError::new(kind, "refused on purpose")),
+                Some(How::After) => {
+                    self.world.perform(step, action, cx).await?;
+                    Err(StepError::new(kind, "the answer was lost on purpose"))
+                }
+                Some(How::Hold) => {
+                    cx.cancel.cancelled().await;
+                    Err(StepError::new(ErrorKind::Interrupted, "held on purpose"))
+                }
+            }
+        }
+
+        async fn ensure(&self, step: &Step, outputs: Arc<BTreeMap<String, Outputs>>) -> Result<(), StepError> {
+            self.world.ensure(step, outputs).await
+        }
+
+        fn own_undo(
+            &self,
+            step: &Step,
+            outputs: Arc<BTreeMap<String, Outputs>>,
+        ) -> Result<Option<Option<Op>>, StepError> {
+            self.world.own_undo(step, outputs)
+        }
+
+        async fn settle(&self, databases: BTreeSet<String>, outputs: Arc<BTreeMap<String, Outputs>>) -> Vec<String> {
+            self.world.settle(databases, outputs).await
+        }
+
+        async fn close(&self) -> Vec<String> {
+            self.world.close().await
+        }
+    }
+}
