@@ -353,10 +353,11 @@ impl Real {
         for (index, (key, value)) in items_of(&rendered)?.into_iter().enumerate() {
             let scope = names.scope.clone().with_each(&key, &value, index);
             let graph = self.expand(step, &Lookup { scope, ..names.clone() }, outputs).await?;
+            let item = item_id(&key);
             for mut action in graph.actions {
-                action.id = format!("{key}/{}", action.id);
+                action.id = format!("{item}/{}", action.id);
                 action.title = format!("[{key}] {}", action.title);
-                action.after = action.after.into_iter().map(|id| format!("{key}/{id}")).collect();
+                action.after = action.after.into_iter().map(|id| format!("{item}/{id}")).collect();
                 whole.actions.push(action);
             }
             whole.warnings.extend(graph.warnings);
@@ -424,7 +425,7 @@ impl World for Real {
     }
 
     async fn perform(&self, step: &Step, action: &Action, cx: ActionCx) -> Result<Output, StepError> {
-        let names = self.names(&cx.outputs);
+        let names = with_item(step, action, self.names(&cx.outputs))?;
         self.claim(step, &names).await?;
         let (progress, mut reports) = Progress::channel();
         let perform = self.perform_cx(step, &action.id, cx.generation, &names, cx.cancel.clone(), progress)?;
@@ -569,6 +570,24 @@ fn text(node: &Node, scope: &Scope) -> Result<Text, StepError> {
     crate::yaml::decode(&rendered).map_err(|problems| plan_error(&problems))
 }
 
+/// Returns the names with `each`, when the action belongs to an item of a `for_each`: the step's `env` may use it.
+fn with_item(step: &Step, action: &Action, names: Lookup) -> Result<Lookup, StepError> {
+    let Some((wanted, each)) = action.id.split_once('/').map(|(key, _)| key).zip(step.for_each.as_ref()) else {
+        return Ok(names);
+    };
+    let rendered = template::render(&each.items, &names.scope).map_err(|problems| plan_error(&problems))?;
+    let found = items_of(&rendered)?.into_iter().enumerate().find(|(_, (key, _))| item_id(key) == wanted);
+    Ok(match found {
+        Some((index, (key, value))) => Lookup { scope: names.scope.clone().with_each(&key, &value, index), ..names },
+        None => names,
+    })
+}
+
+/// Returns an item's key as the first part of the ids of its actions, which ends at the first `/`.
+fn item_id(key: &str) -> String {
+    key.replace('%', "%25").replace('/', "%2F")
+}
+
 /// Returns the items of a rendered `for_each` with their keys: of a map its keys, of a list its texts or positions.
 fn items_of(node: &Node) -> Result<Vec<(String, Node)>, StepError> {
     match &node.value {
@@ -579,7 +598,7 @@ fn items_of(node: &Node) -> Result<Vec<(String, Node)>, StepError> {
                 .iter()
                 .enumerate()
                 .map(|(index, item)| {
-                    let name = item.as_str().map_or_else(|| index.to_string(), |text| text.replace('/', "_"));
+                    let name = item.as_str().map_or_else(|| index.to_string(), str::to_owned);
                     let key = if seen.insert(name.clone()) { name } else { format!("{name}#{index}") };
                     (key, item.clone())
                 })
