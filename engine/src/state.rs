@@ -70,7 +70,7 @@ impl StepStatus {
 #[derive(Debug, Clone, Serialize)]
 pub struct ActionState {
     /// What it is.
-    #[serde(skip)]
+    #[serde(flatten, serialize_with = "named")]
     pub action: Action,
     /// Where it stands.
     pub status: ActionStatus,
@@ -88,6 +88,15 @@ pub struct ActionState {
     pub retrying: bool,
     /// How often in a row pgplan ended in the middle of it; an end of its own, or a person's word, begins anew.
     pub cuts: u32,
+}
+
+/// Writes what tells an action from others; what it does stands in the events.
+fn named<S: serde::Serializer>(action: &Action, serializer: S) -> Result<S::Ok, S::Error> {
+    use serde::ser::SerializeMap;
+    let mut map = serializer.serialize_map(Some(2))?;
+    map.serialize_entry("id", &action.id)?;
+    map.serialize_entry("title", &action.title)?;
+    map.end()
 }
 
 /// A step and where it stands.
