@@ -263,7 +263,10 @@ impl Real {
             && let Some([first, ..]) = tables.map(Vec::as_slice)
         {
             let count = tables.map_or(0, Vec::len);
-            let message = format!("database `{name}` should be empty and holds {count} tables");
+            let message = format!(
+                "database `{name}` should be empty and holds {count} {}",
+                if count == 1 { "table" } else { "tables" }
+            );
             return Err(StepError::new(ErrorKind::Refused, message)
                 .detail(format!("server: {}, first table: {}.{}", server.label, first.schema, first.name))
                 .help("give a fresh target, or take `empty: true` out of `expect`"));
