@@ -20,6 +20,7 @@ use crate::{
     claim::{self, Claims, Purpose, uses},
     diagnostic::Problems,
     document::{Question, Undo},
+    each::{item_id, items_of, with_item},
     error::{ErrorKind, StepError},
     event::Holder,
     facts::{Depth, Facts, Look, ServerFacts},
@@ -571,48 +572,6 @@ pub fn load_platforms(files: &[PathBuf]) -> Result<Platforms, StepError> {
 fn text(node: &Node, scope: &Scope) -> Result<Text, StepError> {
     let rendered = template::render(node, scope).map_err(|problems| plan_error(&problems))?;
     crate::yaml::decode(&rendered).map_err(|problems| plan_error(&problems))
-}
-
-/// Returns the names with `each`, when the action belongs to an item of a `for_each`: the step's `env` may use it.
-fn with_item(step: &Step, action: &Action, names: Lookup) -> Result<Lookup, StepError> {
-    let Some((wanted, each)) = action.id.split_once('/').map(|(key, _)| key).zip(step.for_each.as_ref()) else {
-        return Ok(names);
-    };
-    let rendered = template::render(&each.items, &names.scope).map_err(|problems| plan_error(&problems))?;
-    let found = items_of(&rendered)?.into_iter().enumerate().find(|(_, (key, _))| item_id(key) == wanted);
-    Ok(match found {
-        Some((index, (key, value))) => Lookup { scope: names.scope.clone().with_each(&key, &value, index), ..names },
-        None => names,
-    })
-}
-
-/// Returns an item's key as the first part of the ids of its actions, which ends at the first `/`.
-fn item_id(key: &str) -> String {
-    key.replace('%', "%25").replace('/', "%2F")
-}
-
-/// Returns the items of a rendered `for_each` with their keys: of a map its keys, of a list its texts or positions.
-fn items_of(node: &Node) -> Result<Vec<(String, Node)>, StepError> {
-    match &node.value {
-        NodeValue::Map(entries) => Ok(entries.iter().map(|(key, value)| (key.text.clone(), value.clone())).collect()),
-        NodeValue::Seq(items) => {
-            let mut seen = BTreeSet::new();
-            Ok(items
-                .iter()
-                .enumerate()
-                .map(|(index, item)| {
-                    let name = item.as_str().map_or_else(|| index.to_string(), str::to_owned);
-                    let key = if seen.insert(name.clone()) { name } else { format!("{name}#{index}") };
-                    (key, item.clone())
-                })
-                .collect())
-        }
-        NodeValue::Unknown { .. } => Ok(Vec::new()),
-        other => {
-            let message = format!("{}: `for_each` needs a list or a map, not {}", node.place, other.describe());
-            Err(StepError::new(ErrorKind::Plan, message))
-        }
-    }
 }
 
 /// Returns pgplan's cache folder, where its test and demo setup puts PostgreSQL: `PGPLAN_CACHE`, for root
