@@ -1,8 +1,9 @@
 //! The command line.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Args, Parser, Subcommand};
+use pgplan_engine::op::Exec;
 
 use crate::{commands, ui::Color};
 
@@ -23,6 +24,9 @@ const EXIT_CODES: &str = "\
 Exit codes: 0 done, 1 a step failed, 2 bad plan or command line, 3 refused, 4 interrupted and resumable,
             5 a person has to decide, 6 a check or verification found a blocker, 70 a bug in pgplan";
 
+/// The folder of the journal when nothing else is said.
+const STATE: &str = ".pgplan";
+
 /// Options of every command.
 #[derive(Debug, Args)]
 pub(crate) struct Global {
@@ -30,7 +34,7 @@ pub(crate) struct Global {
     #[arg(long, global = true, value_enum, default_value_t, value_name = "WHEN")]
     pub(crate) color: Color,
     /// Folder of the journal and the runs' files
-    #[arg(long, global = true, env = "PGPLAN_STATE", default_value = ".pgplan", value_name = "FOLDER")]
+    #[arg(long, global = true, env = "PGPLAN_STATE", default_value = STATE, value_name = "FOLDER")]
     pub(crate) state: PathBuf,
 }
 
@@ -66,6 +70,19 @@ pub(crate) struct PlanArgs {
     /// Read a platform of your own
     #[arg(long = "platform", value_name = "FILE")]
     pub(crate) platforms: Vec<PathBuf>,
+}
+
+impl PlanArgs {
+    /// Returns the command line that does this to the same run of the same plan.
+    pub(crate) fn command(&self, verb: &str, state: &Path) -> String {
+        let mut words = vec!["pgplan".to_owned(), verb.to_owned(), self.file.display().to_string()];
+        words.extend(self.vars.iter().flat_map(|var| ["--var".to_owned(), var.clone()]));
+        words.extend(self.platforms.iter().flat_map(|file| ["--platform".to_owned(), file.display().to_string()]));
+        if state != Path::new(STATE) {
+            words.extend(["--state".to_owned(), state.display().to_string()]);
+        }
+        Exec { argv: words.iter().map(|word| word.as_str().into()).collect(), ..Exec::default() }.to_string()
+    }
 }
 
 /// The run that a command is about.

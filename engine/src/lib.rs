@@ -9,6 +9,7 @@ pub mod claim;
 pub mod diagnostic;
 pub mod digest;
 pub mod document;
+mod each;
 pub mod error;
 pub mod event;
 pub mod facts;

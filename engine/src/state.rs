@@ -69,8 +69,8 @@ impl StepStatus {
 /// An action and where it stands.
 #[derive(Debug, Clone, Serialize)]
 pub struct ActionState {
-    /// What it is; of its name and title a reader is told.
-    #[serde(serialize_with = "named")]
+    /// What it is.
+    #[serde(flatten, serialize_with = "named")]
     pub action: Action,
     /// Where it stands.
     pub status: ActionStatus,
@@ -90,8 +90,13 @@ pub struct ActionState {
     pub cuts: u32,
 }
 
+/// Writes what tells an action from others; what it does stands in the events.
 fn named<S: serde::Serializer>(action: &Action, serializer: S) -> Result<S::Ok, S::Error> {
-    BTreeMap::from([("id", &action.id), ("title", &action.title)]).serialize(serializer)
+    use serde::ser::SerializeMap;
+    let mut map = serializer.serialize_map(Some(2))?;
+    map.serialize_entry("id", &action.id)?;
+    map.serialize_entry("title", &action.title)?;
+    map.end()
 }
 
 /// A step and where it stands.

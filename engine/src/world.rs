@@ -20,6 +20,7 @@ use crate::{
     claim::{self, Claims, Purpose, uses},
     diagnostic::Problems,
     document::{Question, Undo},
+    each::{item_id, items_of, with_item},
     error::{ErrorKind, StepError},
     event::Holder,
     facts::{Depth, Facts, Look, ServerFacts},
@@ -263,7 +264,10 @@ impl Real {
             && let Some([first, ..]) = tables.map(Vec::as_slice)
         {
             let count = tables.map_or(0, Vec::len);
-            let message = format!("database `{name}` should be empty and holds {count} tables");
+            let message = format!(
+                "database `{name}` should be empty and holds {count} {}",
+                if count == 1 { "table" } else { "tables" }
+            );
             return Err(StepError::new(ErrorKind::Refused, message)
                 .detail(format!("server: {}, first table: {}.{}", server.label, first.schema, first.name))
                 .help("give a fresh target, or take `empty: true` out of `expect`"));
@@ -353,10 +357,11 @@ impl Real {
         for (index, (key, value)) in items_of(&rendered)?.into_iter().enumerate() {
             let scope = names.scope.clone().with_each(&key, &value, index);
             let graph = self.expand(step, &Lookup { scope, ..names.clone() }, outputs).await?;
+            let item = item_id(&key);
             for mut action in graph.actions {
-                action.id = format!("{key}/{}", action.id);
+                action.id = format!("{item}/{}", action.id);
                 action.title = format!("[{key}] {}", action.title);
-                action.after = action.after.into_iter().map(|id| format!("{key}/{id}")).collect();
+                action.after = action.after.into_iter().map(|id| format!("{item}/{id}")).collect();
                 whole.actions.push(action);
             }
             whole.warnings.extend(graph.warnings);
@@ -424,7 +429,7 @@ impl World for Real {
     }
 
     async fn perform(&self, step: &Step, action: &Action, cx: ActionCx) -> Result<Output, StepError> {
-        let names = self.names(&cx.outputs);
+        let names = with_item(step, action, self.names(&cx.outputs))?;
         self.claim(step, &names).await?;
         let (progress, mut reports) = Progress::channel();
         let perform = self.perform_cx(step, &action.id, cx.generation, &names, cx.cancel.clone(), progress)?;
@@ -567,30 +572,6 @@ pub fn load_platforms(files: &[PathBuf]) -> Result<Platforms, StepError> {
 fn text(node: &Node, scope: &Scope) -> Result<Text, StepError> {
     let rendered = template::render(node, scope).map_err(|problems| plan_error(&problems))?;
     crate::yaml::decode(&rendered).map_err(|problems| plan_error(&problems))
-}
-
-/// Returns the items of a rendered `for_each` with their keys: of a map its keys, of a list its texts or positions.
-fn items_of(node: &Node) -> Result<Vec<(String, Node)>, StepError> {
-    match &node.value {
-        NodeValue::Map(entries) => Ok(entries.iter().map(|(key, value)| (key.text.clone(), value.clone())).collect()),
-        NodeValue::Seq(items) => {
-            let mut seen = BTreeSet::new();
-            Ok(items
-                .iter()
-                .enumerate()
-                .map(|(index, item)| {
-                    let name = item.as_str().map_or_else(|| index.to_string(), |text| text.replace('/', "_"));
-                    let key = if seen.insert(name.clone()) { name } else { format!("{name}#{index}") };
-                    (key, item.clone())
-                })
-                .collect())
-        }
-        NodeValue::Unknown { .. } => Ok(Vec::new()),
-        other => {
-            let message = format!("{}: `for_each` needs a list or a map, not {}", node.place, other.describe());
-            Err(StepError::new(ErrorKind::Plan, message))
-        }
-    }
 }
 
 /// Returns pgplan's cache folder, where its test and demo setup puts PostgreSQL: `PGPLAN_CACHE`, for root

@@ -1,5 +1,6 @@
 //! End-to-end tests, one program.
 
+mod apply;
 mod certificates;
 mod chaos;
 mod check;
@@ -9,13 +10,16 @@ mod env;
 mod fakes;
 mod faults;
 mod guard;
+mod interrupted;
 mod live_claims;
 mod live_connections;
 mod live_data;
+mod live_failures;
 mod live_plans;
 mod live_plans_dokku;
 mod live_plans_habitat;
 mod live_platforms;
+mod live_preview;
 mod live_restore;
 mod live_tls;
 mod live_undo;

@@ -134,12 +134,13 @@ impl Apply {
         };
         let stop = Stop::default();
         listen(&stop)?;
+        let command = |verb: &str| self.plan.command(verb, folder);
         match self.drive(&mut run, &world, &wishes, &stop, &consent).await {
             // What led back was a step that failed, however well the way back went.
             Ok(ending @ Ending::Ended(Outcome::Undone)) => {
-                self.shown.tell(ui, &plan, run.state(), &ending).map(|_| Exit::Failed)
+                self.shown.tell(ui, &plan, run.state(), &ending, command).map(|_| Exit::Failed)
             }
-            Ok(ending) => self.shown.tell(ui, &plan, run.state(), &ending),
+            Ok(ending) => self.shown.tell(ui, &plan, run.state(), &ending, command),
             Err(error) => Ok(run_failed(ui, &error)),
         }
     }

@@ -96,8 +96,16 @@ impl Shown {
         Ok(reporters)
     }
 
-    /// Tells how a session has ended and what can be done next; returns the exit code.
-    pub(crate) fn tell(&self, ui: &mut Ui, plan: &Plan, state: &RunState, ending: &Ending) -> io::Result<Exit> {
+    /// Tells how a session has ended and what can be done next (`command` writes the line for a verb); returns the exit
+    /// code.
+    pub(crate) fn tell(
+        &self,
+        ui: &mut Ui,
+        plan: &Plan,
+        state: &RunState,
+        ending: &Ending,
+        command: impl Fn(&str) -> String,
+    ) -> io::Result<Exit> {
         if self.json {
             ui.data(format!("{}\n", serde_json::to_string(state)?))?;
         }
@@ -114,8 +122,7 @@ impl Shown {
             ui.error(error);
             worst.get_or_insert(error.kind);
         }
-        let verb = if state.going_back { "undo" } else { "apply" };
-        let again = format!("pgplan {verb} {}", plan.path.display());
+        let again = command(if state.going_back { "undo" } else { "apply" });
         Ok(match ending {
             Ending::Interrupted => {
                 ui.say(format!("{}; go on with: {again}", paint("interrupted", Tone::Warn)));

@@ -92,8 +92,9 @@ impl Undo {
         };
         let stop = Stop::default();
         listen(&stop)?;
+        let command = |verb: &str| self.plan.command(verb, folder);
         match run.undo(&world, &stop, "`pgplan undo` was called").await {
-            Ok(ending) => self.shown.tell(ui, &plan, run.state(), &ending),
+            Ok(ending) => self.shown.tell(ui, &plan, run.state(), &ending, command),
             Err(error) => Ok(run_failed(ui, &error)),
         }
     }

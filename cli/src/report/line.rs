@@ -10,7 +10,7 @@ use pgplan_engine::{
     event::{Event, EventKind, Outcome},
     plan::Downtime,
     run::Reporter,
-    state::RunState,
+    state::{RunState, StepStatus},
 };
 
 use crate::ui::{Tone, bytes, count, duration, paint};
@@ -89,7 +89,13 @@ pub(crate) fn text(event: &Event, state: &RunState) -> Option<String> {
             format!("{} run {} of plan {plan}", paint("started", Tone::Strong), state.id)
         }
         EventKind::RunResumed { .. } => {
-            format!("{} with run {} of plan {}", paint("going on", Tone::Strong), state.id, state.plan)
+            let done = state.steps.values().filter(|step| step.status == StepStatus::Succeeded).count();
+            let kept = match done {
+                0 => String::new(),
+                1 => "; 1 step is done and is not repeated".to_owned(),
+                _ => format!("; {done} steps are done and are not repeated"),
+            };
+            format!("{} with run {} of plan {}{kept}", paint("going on", Tone::Strong), state.id, state.plan)
         }
         EventKind::StepSkipped { step, reason } => {
             format!("{} {} skipped: {reason}", paint("-", Tone::Dim), paint(step, Tone::Strong))

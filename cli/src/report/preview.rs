@@ -72,10 +72,11 @@ fn push(out: &mut String, line: &str) {
 fn servers(preview: &Preview) -> Vec<String> {
     let line = |(name, server): (&String, &pgplan_engine::preview::Server)| {
         format!(
-            "{name}: {}, PostgreSQL {}, {} databases, {}",
+            "{name}: {}, PostgreSQL {}, {} {}, {}",
             server.label,
             server.version,
             server.databases,
+            if server.databases == 1 { "database" } else { "databases" },
             bytes(server.bytes)
         )
     };

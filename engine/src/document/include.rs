@@ -61,7 +61,8 @@ fn read_text(path: &Path, shown: &str, at: Option<&Place>, problems: &mut Proble
     let outcome = opened.and_then(|file| file.take(limit + 1).read_to_end(&mut bytes));
     if let Err(error) = outcome {
         let code = if at.is_some() { "include_not_found" } else { "plan_not_found" };
-        problems.push(fail(code, format!("cannot read {shown}: {error}")));
+        let help = at.is_none().then(|| "name the plan's file, such as upgrade.yaml, and check its rights".to_owned());
+        problems.push(fail(code, format!("cannot read {shown}: {error}")).maybe_help(help));
         return None;
     }
     if bytes.len() as u64 > limit {

@@ -103,11 +103,11 @@ impl Kind for Restore {
             Found::NotYet(mut graph, which) => {
                 let place = facts.servers.get(&self.into).map_or(self.into.as_str(), |server| server.label.as_str());
                 let expected = match self.expected_errors.len() {
-                    0 => "no error is expected".to_owned(),
-                    1 => "1 error is expected".to_owned(),
-                    n => format!("{n} errors are expected"),
+                    0 => "any error fails the step".to_owned(),
+                    1 => "1 error is expected, any other fails the step".to_owned(),
+                    n => format!("{n} errors are expected, any other fails the step"),
                 };
-                graph.warnings.push(format!("{which} is restored into {place}; {expected}, any other fails the step"));
+                graph.warnings.push(format!("{which} is restored into {place}; {expected}"));
                 return Ok(graph);
             }
         };

@@ -249,7 +249,7 @@ impl Run<'_> {
                 self.busy.opening.remove(&step);
                 if let Err(error) = result {
                     self.ensured.remove(&step);
-                    events.push(EventKind::StepFailed { step, error, tolerated: false });
+                    self.failed(step, error, events);
                 }
             }
             Message::Done { step, action, result, took } => {
@@ -272,15 +272,18 @@ impl Run<'_> {
                 }
                 events.push(EventKind::StepExpanded { step, graph });
             }
-            Err(error) => {
-                let tolerated = self.plan.step(&step).is_some_and(|step| step.continue_on_error);
-                if tolerated {
-                    let message = format!("step `{step}` failed and the plan goes on: {error}");
-                    events.push(EventKind::Warned { step: Some(step.clone()), message });
-                }
-                events.push(EventKind::StepFailed { step, error, tolerated });
-            }
+            Err(error) => self.failed(step, error, events),
         }
+    }
+
+    /// Fails a step before its first action or after its last.
+    fn failed(&self, step: String, error: StepError, events: &mut Vec<EventKind>) {
+        let tolerated = self.plan.step(&step).is_some_and(|step| step.continue_on_error);
+        if tolerated {
+            let message = format!("step `{step}` failed and the plan goes on: {error}");
+            events.push(EventKind::Warned { step: Some(step.clone()), message });
+        }
+        events.push(EventKind::StepFailed { step, error, tolerated });
     }
 
     fn done(
