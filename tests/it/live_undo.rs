@@ -215,3 +215,22 @@ fn a_second_signal_ends_programs_at_once() {
     assert!(log.stdout.contains("interrupted by SIGINT"), "{}", log.stdout);
     env.pgplan(&["apply", "p.yaml"]).expect(5);
 }
+
+#[test]
+fn a_stopped_run_goes_on_and_tells_what_it_does_when_asked() {
+    let env = TestEnv::new();
+    let steps =
+        "  - id: wait\n    command: { run: [sh, -c, \"touch begun; while ! test -e mended; do sleep 0.05; done\"] }\n";
+    env.write("p.yaml", &format!("version: 1\nname: p\nsteps:\n{steps}"));
+    let child = env.command(&["apply", "p.yaml"]).spawn().expect("pgplan starts");
+    until("the program runs", || env.work().join("begun").exists());
+    signal(&child, Signal::SIGTSTP);
+    signal(&child, Signal::SIGCONT);
+    signal(&child, Signal::SIGUSR1);
+    // The signal is told before the program ends, as pgplan hears of both in one place.
+    std::thread::sleep(std::time::Duration::from_millis(300));
+    env.write("mended", "");
+    let said = crate::env::Outcome::of(&child.wait_with_output().expect("pgplan ends")).expect(0);
+    assert!(said.stderr.contains("0 of 1 steps are over"), "{}", said.stderr);
+    assert!(said.stderr.contains("now: wait: run sh -c"), "{}", said.stderr);
+}

@@ -20,6 +20,7 @@ use crate::{
     args::PlanArgs,
     exit::Exit,
     faults,
+    report::{bar::Bar, now::Now},
     ui::{Tone, Ui, paint},
 };
 
@@ -122,7 +123,8 @@ impl Apply {
                 return Ok(Exit::of_error(error.kind));
             }
         };
-        let reporters = self.shown.reporters(bars)?;
+        let (now, handle) = (Now::default(), bars.as_ref().map(Bar::handle));
+        let reporters = self.shown.reporters(bars, &now)?;
         let (plan, me) = (Arc::clone(&session.plan), session.me.clone());
         let begun = match &resumed {
             Some(_) => Run::resume(&plan, &mut session.journal, &id, me, reporters),
@@ -133,7 +135,7 @@ impl Apply {
             Err(error) => return Ok(run_failed(ui, &error)),
         };
         let stop = Stop::default();
-        listen(&stop)?;
+        listen(&stop, &now, handle)?;
         let command = |verb: &str| self.plan.command(verb, folder);
         match self.drive(&mut run, &world, &wishes, &stop, &consent).await {
             // What led back was a step that failed, however well the way back went.

@@ -2,11 +2,12 @@
 
 use std::{
     collections::BTreeSet,
-    io,
+    io::{self, Write as _},
     path::{Path, PathBuf},
     sync::Arc,
 };
 
+use indicatif::MultiProgress;
 use pgplan_engine::{
     event::Holder,
     journal::{Journal, JournalError, RunLine},
@@ -19,7 +20,7 @@ use pgplan_engine::{
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::{journal_failed, load::load};
-use crate::{args::PlanArgs, exit::Exit, ui::Ui};
+use crate::{args::PlanArgs, exit::Exit, report::now::Now, ui::Ui};
 
 /// A plan, the lease on it, and its newest run.
 pub(crate) struct Session {
@@ -136,14 +137,24 @@ fn changed_databases(plan: &Plan, old: &RunState) -> BTreeSet<String> {
     used.filter(|(.., how)| *how == Use::Changes).map(|(name, ..)| name.clone()).collect()
 }
 
-/// Asks for a polite stop at the first INT or TERM, and for one at once at the second.
-pub(crate) fn listen(stop: &Stop) -> io::Result<()> {
+/// Asks for a polite stop at the first INT or TERM, and for one at once at the second; tells at USR1 what is being done.
+pub(crate) fn listen(stop: &Stop, now: &Now, bars: Option<MultiProgress>) -> io::Result<()> {
     let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
-    let stop = stop.clone();
+    let mut status = signal(SignalKind::user_defined1())?;
+    let (stop, now) = (stop.clone(), now.clone());
     tokio::spawn(async move {
         loop {
-            let by = tokio::select! { _ = interrupt.recv() => "SIGINT", _ = terminate.recv() => "SIGTERM" };
-            stop.ask(by);
+            tokio::select! {
+                _ = interrupt.recv() => stop.ask("SIGINT"),
+                _ = terminate.recv() => stop.ask("SIGTERM"),
+                _ = status.recv() => {
+                    let tell = || writeln!(anstream::stderr(), "{}", now.text());
+                    let told = bars.as_ref().map_or_else(tell, |bars| bars.suspend(tell));
+                    if let Err(error) = told {
+                        tracing::debug!(%error, "nobody can be told what is being done");
+                    }
+                }
+            }
         }
     });
     Ok(())

@@ -18,7 +18,7 @@ use pgplan_engine::{
 
 use crate::{
     exit::Exit,
-    report::{bar::Bar, json::Json, line::Line, summary},
+    report::{bar::Bar, json::Json, line::Line, now::Now, summary},
     ui::{Tone, Ui, paint},
 };
 
@@ -77,8 +77,8 @@ impl Shown {
         }))
     }
 
-    pub(crate) fn reporters<'a>(&self, bars: Option<Bar>) -> io::Result<Vec<Box<dyn Reporter + 'a>>> {
-        let mut reporters: Vec<Box<dyn Reporter>> = Vec::new();
+    pub(crate) fn reporters<'a>(&self, bars: Option<Bar>, now: &Now) -> io::Result<Vec<Box<dyn Reporter + 'a>>> {
+        let mut reporters: Vec<Box<dyn Reporter>> = vec![Box::new(now.clone())];
         match bars {
             Some(bars) => reporters.push(Box::new(bars)),
             None if self.progress != Progress::None => {

@@ -17,6 +17,7 @@ use super::{
 use crate::{
     args::PlanArgs,
     exit::Exit,
+    report::{bar::Bar, now::Now},
     ui::{Tone, Ui, paint},
 };
 
@@ -84,14 +85,15 @@ impl Undo {
         if let Some(exit) = agreed(ui, &consent) {
             return Ok(exit);
         }
-        let reporters = self.shown.reporters(bars)?;
+        let (now, handle) = (Now::default(), bars.as_ref().map(Bar::handle));
+        let reporters = self.shown.reporters(bars, &now)?;
         let (plan, me) = (Arc::clone(&session.plan), session.me.clone());
         let mut run = match Run::resume(&plan, &mut session.journal, &old.id, me, reporters) {
             Ok(run) => run,
             Err(error) => return Ok(run_failed(ui, &error)),
         };
         let stop = Stop::default();
-        listen(&stop)?;
+        listen(&stop, &now, handle)?;
         let command = |verb: &str| self.plan.command(verb, folder);
         match run.undo(&world, &stop, "`pgplan undo` was called").await {
             Ok(ending) => self.shown.tell(ui, &plan, run.state(), &ending, command),

@@ -3,5 +3,6 @@
 pub(crate) mod bar;
 pub(crate) mod json;
 pub(crate) mod line;
+pub(crate) mod now;
 pub(crate) mod preview;
 pub(crate) mod summary;
