@@ -193,6 +193,15 @@ impl Stop {
     }
 }
 
+/// Where a run that is taken up goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Direction {
+    /// On to its end.
+    Forward,
+    /// Back to its begin.
+    Back,
+}
+
 /// What the caller wants of this session.
 #[derive(Debug, Clone, Default)]
 pub struct Wishes {
@@ -250,7 +259,8 @@ impl<'a> Run<'a> {
         Ok(run)
     }
 
-    /// Takes up a run that stopped or died, and decides about the actions that were cut in the middle.
+    /// Takes up a run that stopped or died: to go on, for which it decides about the actions that were cut in the middle
+    /// and about those whose outputs ended with their session, or to go back, which takes things as they are.
     ///
     /// # Errors
     /// When the journal cannot be read or written, or contradicts itself.
@@ -259,6 +269,7 @@ impl<'a> Run<'a> {
         journal: &'a mut Journal,
         id: &str,
         holder: Holder,
+        direction: Direction,
         reporters: Vec<Box<dyn Reporter + 'a>>,
     ) -> Result<Self, RunError> {
         let state = RunState::fold(id, &journal.events(id)?)?;
@@ -272,7 +283,9 @@ impl<'a> Run<'a> {
             .collect();
         let (fingerprint, texts) = (plan.fingerprint.clone(), step_texts(plan));
         run.record(vec![EventKind::RunResumed { fingerprint, steps, texts, holder }])?;
-        run.recover(&changed)?;
+        if direction == Direction::Forward {
+            run.recover(&changed)?;
+        }
         Ok(run)
     }
 

@@ -23,4 +23,5 @@ mod live_preview;
 mod live_restore;
 mod live_tls;
 mod live_undo;
+mod live_undo_platform;
 mod live_verify;

@@ -4,7 +4,7 @@ use clap::Args;
 use pgplan_engine::{
     event::Outcome,
     plan::{OnFailure, Plan, Step},
-    run::{Ending, Run, RunError, Stop, Wishes},
+    run::{Direction, Ending, Run, RunError, Stop, Wishes},
     state::{RunState, StepStatus},
     world::{Consent, Real},
 };
@@ -127,7 +127,7 @@ impl Apply {
         let reporters = self.shown.reporters(bars, &now)?;
         let (plan, me) = (Arc::clone(&session.plan), session.me.clone());
         let begun = match &resumed {
-            Some(_) => Run::resume(&plan, &mut session.journal, &id, me, reporters),
+            Some(_) => Run::resume(&plan, &mut session.journal, &id, me, Direction::Forward, reporters),
             None => Run::begin(&plan, &mut session.journal, &id, me, reporters),
         };
         let mut run = match begun {

@@ -4,7 +4,7 @@ use clap::Args;
 use pgplan_engine::{
     event::Outcome,
     plan::Plan,
-    run::{Run, Stop, World},
+    run::{Direction, Run, Stop, World},
     state::RunState,
     undo::{WayBack, way_back},
     world::{Consent, Real},
@@ -88,7 +88,7 @@ impl Undo {
         let (now, handle) = (Now::default(), bars.as_ref().map(Bar::handle));
         let reporters = self.shown.reporters(bars, &now)?;
         let (plan, me) = (Arc::clone(&session.plan), session.me.clone());
-        let mut run = match Run::resume(&plan, &mut session.journal, &old.id, me, reporters) {
+        let mut run = match Run::resume(&plan, &mut session.journal, &old.id, me, Direction::Back, reporters) {
             Ok(run) => run,
             Err(error) => return Ok(run_failed(ui, &error)),
         };

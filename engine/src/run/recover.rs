@@ -24,7 +24,7 @@ impl Run<'_> {
                     reason: reason.to_owned(),
                 };
                 events.extend(match action.status {
-                    ActionStatus::Started if !self.state.going_back => Some(match action.action.effect {
+                    ActionStatus::Started => Some(match action.action.effect {
                         Effect::Opaque => EventKind::ActionIndeterminate { step, action: id },
                         Effect::Transaction | Effect::Probe | Effect::Restart if action.cuts + 1 >= MOST_CUTS => {
                             EventKind::ActionIndeterminate { step, action: id }
@@ -33,7 +33,7 @@ impl Run<'_> {
                             reset("it was cut in the middle and is done again")
                         }
                     }),
-                    ActionStatus::Finished if action.action.volatile && wanted_later && !self.state.going_back => {
+                    ActionStatus::Finished if action.action.volatile && wanted_later => {
                         Some(reset("what it gave ended with the last session"))
                     }
                     _ => None,

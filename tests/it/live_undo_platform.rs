@@ -1,0 +1,110 @@
+//! Going back over what was done on platforms and on this machine: run → undo → run → finish, the state after the undo
+//! equal to that before the run.
+
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use serde_json::{Value, json};
+
+use crate::{cluster::Cluster, env::TestEnv};
+
+const STEPS: &str = r#"version: 1
+name: p
+databases:
+  old: { url: "${{ steps.tunnel.outputs.url }}" }
+  own: { url: "${{ steps.server.outputs.url }}" }
+steps:
+  - id: tunnel
+    tunnel: { platform: aptible, name: orders-15, with: { environment: production } }
+  - id: stop-app
+    scale: { platform: aptible, app: orders, services: [cmd, worker], to: 0, with: { environment: production } }
+  - id: server
+    provision: { managed: { version: 18, data_dir: "DATA" } }
+  - id: fill
+    sql: { database: own, run: "CREATE TABLE t AS SELECT 1 AS n" }
+    undo: { database: own, sql: "DROP TABLE t" }
+  - id: note
+    sql: { database: old, run: "INSERT INTO log VALUES ('done')" }
+    undo: { database: old, sql: "DELETE FROM log" }
+  - id: repoint
+    repoint: { platform: aptible, app: orders, set: { DB_URL: "postgres://new/db" }, with: { environment: production } }
+    undo: { run: [aptible, config:set, --app, orders, "DB_URL=postgres://old/db"] }
+  - id: last
+    command: { run: [test, -e, mended] }
+    undo: none
+"#;
+
+/// The folder of the server that the plan makes; what a failed test leaves running in it is ended.
+struct Managed(tempfile::TempDir);
+
+impl Managed {
+    fn new() -> Self {
+        let folder = tempfile::Builder::new().prefix("pgm").tempdir_in("/tmp").expect("a folder in /tmp can be made");
+        let open = std::os::unix::fs::PermissionsExt::from_mode(0o711);
+        std::fs::set_permissions(folder.path(), open).expect("the server's user may pass");
+        Self(folder)
+    }
+
+    fn data_dir(&self) -> String {
+        self.0.path().join("server").display().to_string()
+    }
+
+    fn postmasters(&self) -> Vec<i32> {
+        let entries = std::fs::read_dir("/proc").expect("Linux has /proc").flatten();
+        let pids = entries.filter_map(|entry| entry.file_name().to_str().and_then(|name| name.parse::<i32>().ok()));
+        pids.filter(|pid| {
+            let words = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            let words = String::from_utf8_lossy(&words).into_owned();
+            words.contains("postgres\0-D") && words.contains(&self.data_dir())
+        })
+        .collect()
+    }
+}
+
+impl Drop for Managed {
+    fn drop(&mut self) {
+        for pid in self.postmasters() {
+            // It may have ended by itself.
+            kill(Pid::from_raw(pid), Signal::SIGQUIT).ok();
+        }
+    }
+}
+
+/// What the platform, the old server and the machine are like, as far as the plan changes them.
+fn state(env: &TestEnv, server: &Cluster, managed: &Managed) -> (Value, String, usize) {
+    let app = env.fakes()["apps"]["orders"].clone();
+    (app, server.psql("postgres", "SELECT count(*) FROM log"), managed.postmasters().len())
+}
+
+#[test]
+fn everything_around_an_application_is_taken_back() {
+    let server = Cluster::start("15");
+    server.psql("postgres", "CREATE TABLE log (what text)");
+    let env = TestEnv::new();
+    env.set_fakes(&json!({
+        "apps": { "orders": { "environment": "production", "services": { "cmd": 2, "worker": 3 },
+                              "config": { "DB_URL": "postgres://old/db" } } },
+        "databases": { "orders-15": { "environment": "production", "version": "15", "url": server.url("postgres") } } }));
+    let managed = Managed::new();
+    env.write("p.yaml", &STEPS.replace("DATA", &managed.data_dir()));
+    let before = state(&env, &server, &managed);
+    assert_eq!(before.2, 0);
+    let failed = env.pgplan(&["apply", "p.yaml"]).expect(1);
+    assert!(failed.stderr.contains("repoint"), "{}", failed.stderr);
+    let between = state(&env, &server, &managed);
+    assert_eq!((between.1.as_str(), between.2), ("1", 1), "{}", failed.stderr);
+    assert_eq!(between.0["services"], json!({ "cmd": 0, "worker": 0 }));
+
+    // The tunnel ended with the run that failed; the way back opens it again.
+    let undone = env.pgplan(&["undo", "p.yaml", "--yes"]).expect(0);
+    assert_eq!(state(&env, &server, &managed), before, "{}", undone.stderr);
+
+    env.write("mended", "");
+    env.pgplan(&["apply", "p.yaml"]).expect(0);
+    let after = state(&env, &server, &managed);
+    assert_eq!((after.1.as_str(), after.2), ("1", 1));
+    assert_eq!(after.0["config"]["DB_URL"], "postgres://new/db");
+    env.pgplan(&["undo", "p.yaml", "--yes"]).expect(0);
+    assert_eq!(state(&env, &server, &managed), before);
+}
