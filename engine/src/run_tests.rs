@@ -308,6 +308,43 @@ async fn a_journal_cut_at_every_event_is_resumed_to_the_same_end() {
 }
 
 #[tokio::test]
+async fn a_journal_torn_in_the_middle_of_a_record_is_resumed_to_the_same_end() {
+    let whole = tempfile::tempdir().unwrap();
+    let plan = plan(CHAIN);
+    // As long as the journal is open, its last records stand in the write-ahead log alone.
+    let mut first = journal(&whole);
+    apply(&plan, &mut first, Scripted::new()).await;
+    let read = |name: &str| std::fs::read(whole.path().join(name)).unwrap();
+    let (file, log) = (read("state.db"), read("state.db-wal"));
+    let (mut cuts, mut anew) = (0, 0);
+    for at in (0..=log.len()).step_by(1009) {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("state.db"), &file).unwrap();
+        std::fs::write(folder.path().join("state.db-wal"), &log[..at]).unwrap();
+        let mut journal = journal(&folder);
+        let known = journal.runs().unwrap().iter().any(|run| run.id == "r");
+        let before = if known { journal.events("r").unwrap() } else { Vec::new() };
+        let finished: Vec<String> = before
+            .iter()
+            .filter_map(|event| match &event.kind {
+                EventKind::ActionFinished { step, action, .. } => Some(format!("{step}/{action}")),
+                _ => None,
+            })
+            .collect();
+        if known && before.is_empty() {
+            // A run without its first event was never begun; the command line begins another.
+            continue;
+        }
+        let (world, ending, state) = apply(&plan, &mut journal, Scripted::new()).await;
+        assert_eq!(ending, Ending::Ended(Outcome::Succeeded), "torn at byte {at}");
+        assert!(world.done().iter().all(|done| !finished.contains(done)), "repeated, torn at byte {at}");
+        assert!(state.steps.values().all(|step| step.status == StepStatus::Succeeded), "torn at byte {at}");
+        (cuts, anew) = (cuts + 1, anew + usize::from(!known));
+    }
+    assert!(cuts > 20 && anew < cuts, "{cuts} cuts, {anew} of them before the run");
+}
+
+#[tokio::test]
 async fn what_is_opened_again_is_open_before_what_comes_after_it() {
     let folder = tempfile::tempdir().unwrap();
     let plan = plan(CHAIN);
