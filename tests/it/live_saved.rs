@@ -452,3 +452,68 @@ fn an_address_that_a_step_tells_is_said_to_be_unbound() {
         said.stderr
     );
 }
+
+/// Changes of objects of every other kind, and what is said of each.
+const OTHERS: [(&str, &str); 12] = [
+    ("ALTER TYPE mood ADD VALUE 'bad'", "~ type public.mood"),
+    ("ALTER DOMAIN short DROP CONSTRAINT short_check", "~ type public.short"),
+    ("DROP TRIGGER t ON orders", "- trigger public.orders.t"),
+    ("CREATE POLICY p ON orders USING (true)", "+ policy public.orders.p"),
+    ("ALTER TABLE a ENABLE ROW LEVEL SECURITY", "~ table public.a"),
+    ("ALTER TABLE b SET (fillfactor = 70)", "~ table public.b"),
+    ("ALTER TABLE c OWNER TO app", "~ table public.c"),
+    ("ALTER TABLE orders ALTER note SET DEFAULT 'x'", "~ column public.orders.note"),
+    ("GRANT SELECT ON recent TO app", "~ view public.recent"),
+    ("ALTER TABLE parts ATTACH PARTITION part DEFAULT", "~ table public.part"),
+    ("ALTER DATABASE db SET work_mem = '9MB'", "+ setting work_mem"),
+    ("ALTER ROLE app CREATEDB", "~ role app"),
+];
+
+#[test]
+fn every_version_tells_its_objects() {
+    for version in ["13", "15.18", "16", "18"] {
+        let server = Cluster::start(version);
+        server.psql("postgres", "CREATE DATABASE db; CREATE ROLE app");
+        server.psql("db", SCHEMA);
+        let more = "CREATE TYPE mood AS ENUM ('good'); CREATE DOMAIN short AS text CHECK (length(VALUE) < 9);
+            CREATE FUNCTION f() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END';
+            CREATE PROCEDURE pro() LANGUAGE sql AS 'SELECT 1';
+            CREATE TRIGGER t BEFORE INSERT ON orders FOR EACH ROW EXECUTE FUNCTION f();
+            CREATE TABLE a (); CREATE TABLE b (); CREATE TABLE c ();
+            CREATE TABLE parts (n int) PARTITION BY LIST (n); CREATE TABLE part (n int);
+            SELECT lo_create(0) FROM generate_series(1, 9)";
+        server.psql("db", more);
+        let env = TestEnv::new();
+        env.write("p.yaml", &plan("p", &server.url("db"), "  - sql: { database: db, run: \"SELECT 1\" }\n"));
+        env.pgplan(&["plan", "p.yaml", "--out", "p.saved"]).expect(0);
+        assert!(!env.read("p.saved").contains("large object"));
+        for (sql, _) in OTHERS {
+            server.psql("db", sql);
+        }
+        let refused = env.pgplan(&["apply", "p.saved"]).expect(3);
+        let mut named: Vec<&str> = refused.stderr.lines().filter_map(|line| line.strip_prefix("  ")).collect();
+        let mut wanted = OTHERS.map(|(_, object)| object);
+        named.sort_unstable();
+        wanted.sort_unstable();
+        assert_eq!(named, wanted, "{version}: {}", refused.stderr);
+    }
+}
+
+#[test]
+fn a_role_that_may_not_ask_who_the_server_is_gets_its_address() {
+    let server = Cluster::start("18");
+    server.psql("postgres", "REVOKE EXECUTE ON FUNCTION pg_control_system() FROM PUBLIC; CREATE ROLE small LOGIN");
+    let env = TestEnv::new();
+    let url = server.url("postgres").replace("postgres@", "small@");
+    env.write("p.yaml", &plan("p", &url, "  - sql: { database: db, run: \"SELECT 1\", read_only: true }\n"));
+    env.pgplan(&["plan", "p.yaml", "--out", "p.saved"]).expect(0);
+    let saved: Value = serde_json::from_str(&env.read("p.saved")).expect("it is JSON");
+    let address = format!("127.0.0.1:{}", server.port);
+    assert_eq!(saved["saved"]["bound"]["db"]["looked"]["identity"], json!({ "address": address }));
+    server.psql("postgres", "GRANT EXECUTE ON FUNCTION pg_control_system() TO small");
+    let refused = env.pgplan(&["apply", "p.saved"]).expect(3);
+    assert!(refused.stderr.contains("another server: system identifier "), "{}", refused.stderr);
+    assert!(refused.stderr.contains(&format!("was server at {address}")), "{}", refused.stderr);
+    server.psql("postgres", "REVOKE EXECUTE ON FUNCTION pg_control_system() FROM small");
+    env.pgplan(&["apply", "p.saved"]).expect(0);
+}
