@@ -29,6 +29,7 @@ pub mod quantity;
 pub mod receipt;
 pub mod redact;
 pub mod run;
+pub mod saved;
 pub mod schedule;
 pub mod schema;
 pub mod secret;

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::{
     action::ActionGraph,
@@ -14,7 +14,7 @@ use crate::{
 };
 
 /// What a plan would do.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, Deserialize)]
 pub struct Preview {
     /// The plan's name.
     pub plan: String,
@@ -29,7 +29,7 @@ pub struct Preview {
 }
 
 /// A server in a preview.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Server {
     /// Address without the password.
     pub label: String,
@@ -44,14 +44,14 @@ pub struct Server {
 }
 
 /// A step in a preview.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, Deserialize)]
 pub struct StepPreview {
     /// The step's id.
     pub id: String,
     /// For people.
     pub name: Option<String>,
     /// The kind.
-    pub kind: &'static str,
+    pub kind: String,
     /// The steps before it.
     pub needs: Vec<String>,
     /// When it runs with regard to them.
@@ -68,7 +68,7 @@ pub struct StepPreview {
 }
 
 /// What a step would do.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum StepOutcome {
     /// These actions.
@@ -104,7 +104,7 @@ pub async fn preview(plan: &Arc<Plan>, world: &Real) -> Preview {
         steps.push(StepPreview {
             id: step.id.clone(),
             name: step.name.clone(),
-            kind: step.kind,
+            kind: step.kind.to_owned(),
             needs: step.needs.clone(),
             run_on: step.run_on,
             downtime: step.downtime,

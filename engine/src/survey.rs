@@ -122,7 +122,7 @@ async fn connect(conninfo: &ConnInfo) -> Result<Session, StepError> {
 }
 
 /// Returns whether a database refused the role: no CONNECT right, no line in `pg_hba.conf`.
-fn may_not_enter(error: &StepError) -> bool {
+pub(crate) fn may_not_enter(error: &StepError) -> bool {
     error.sqlstate.as_deref().is_some_and(|code| code == "42501" || code.starts_with("28"))
 }
 

@@ -102,7 +102,7 @@ pub struct Real {
     environment: Arc<Environment>,
     vault: Arc<Vault>,
     redactor: Arc<Redactor>,
-    clients: Arc<Clients>,
+    pub(crate) clients: Arc<Clients>,
     platforms: Arc<Platforms>,
     held: Arc<Held>,
     claims: Claims,
@@ -135,12 +135,7 @@ impl Real {
         let redactor = Arc::new(Redactor::new());
         let vault = Arc::new(Vault::new(Arc::clone(&redactor)));
         vault.read_all(&plan, &vars, settings.allow_programs).await?;
-        let places = Places {
-            pg_bin: vars.get("PGPLAN_PG_BIN").map(Into::into),
-            path: vars.get("PATH").map(Into::into),
-            cache: cache_folder(&vars),
-        };
-        let clients = Arc::new(Clients::find(&places).await);
+        let clients = Arc::new(Clients::find(&Places::from_vars(&vars)).await);
         let platforms = Arc::new(load_platforms(&settings.platforms)?);
         if !settings.dry_run {
             crate::journal::sqlite::make_private_folder(&settings.run_dir)
@@ -186,6 +181,11 @@ impl Real {
     #[must_use]
     pub fn servers_seen(&self) -> BTreeMap<String, Server> {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Returns what names stand for before any step is done.
+    pub fn names_at_start(&self) -> Lookup {
+        self.names(&BTreeMap::new())
     }
 
     /// Claims the servers that a step changes and clears those that it reads of what an earlier session left there.
@@ -572,18 +572,4 @@ pub fn load_platforms(files: &[PathBuf]) -> Result<Platforms, StepError> {
 fn text(node: &Node, scope: &Scope) -> Result<Text, StepError> {
     let rendered = template::render(node, scope).map_err(|problems| plan_error(&problems))?;
     crate::yaml::decode(&rendered).map_err(|problems| plan_error(&problems))
-}
-
-/// Returns pgplan's cache folder, where its test and demo setup puts PostgreSQL: `PGPLAN_CACHE`, for root
-/// `/var/cache/pgplan`, else `XDG_CACHE_HOME/pgplan` or `~/.cache/pgplan`.
-#[must_use]
-pub fn cache_folder(vars: &BTreeMap<String, String>) -> Option<PathBuf> {
-    let set = |name: &str| vars.get(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-    if let Some(folder) = set("PGPLAN_CACHE") {
-        return Some(folder);
-    }
-    if nix::unistd::geteuid().is_root() {
-        return Some(PathBuf::from("/var/cache/pgplan"));
-    }
-    set("XDG_CACHE_HOME").or_else(|| Some(set("HOME")?.join(".cache"))).map(|folder| folder.join("pgplan"))
 }

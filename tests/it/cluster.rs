@@ -153,6 +153,13 @@ impl Cluster {
         self.end(Signal::SIGINT);
     }
 
+    /// Starts the server again with the programs of another minor version.
+    pub(crate) fn restart_as(&mut self, version: &str) {
+        self.stop();
+        version.clone_into(&mut self.settings.version);
+        self.restart();
+    }
+
     /// Kills the server and its backends at once, as a power cut would.
     pub(crate) fn kill9(&mut self) {
         let Some(postmaster) = &self.postmaster else {

@@ -21,6 +21,7 @@ mod live_plans_habitat;
 mod live_platforms;
 mod live_preview;
 mod live_restore;
+mod live_saved;
 mod live_tls;
 mod live_undo;
 mod live_undo_platform;

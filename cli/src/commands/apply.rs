@@ -1,4 +1,8 @@
-use std::{io, path::Path, sync::Arc};
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use clap::Args;
 use pgplan_engine::{
@@ -13,6 +17,7 @@ use super::{
     abandon::give_up,
     journal_failed,
     plan::PlanCommand,
+    saved::Given,
     session::{Session, listen, run_failed},
     shown::Shown,
 };
@@ -26,6 +31,7 @@ use crate::{
 
 /// Run a plan, or go on with its unfinished run
 ///
+/// PLAN may be a saved plan (`pgplan plan PLAN --out FILE`): it is refused when plan or servers have changed since.
 /// An unfinished run of the same plan is taken up where it stopped. What it has done is never done again.
 #[derive(Debug, Args)]
 pub(crate) struct Apply {
@@ -55,15 +61,22 @@ impl Apply {
         if self.dry_run {
             return PlanCommand::of(&self.plan).run(ui, folder);
         }
-        let mut session = match Session::open(ui, &self.plan, folder, self.fresh)? {
+        let saved = match Given::read(ui, &self.plan) {
+            Ok(saved) => saved,
+            Err(exit) => return Ok(exit),
+        };
+        let args = saved.as_ref().map_or_else(|| self.plan.clone(), Given::args);
+        let mut session = match Session::open(ui, &args, folder, self.fresh)? {
             Ok(session) => session,
             Err(exit) => return Ok(exit),
         };
-        let result = match self.refuse(ui, &session) {
+        let old = session.unfinished().filter(|_| !self.fresh);
+        let stale = saved.as_ref().and_then(|saved| saved.refuse_plan(ui, &session.plan, folder, old));
+        let result = match stale.or_else(|| self.refuse(ui, &session)) {
             Some(exit) => Ok(exit),
             None => {
                 let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-                let result = runtime.block_on(self.session(ui, folder, &mut session));
+                let result = runtime.block_on(self.session(ui, folder, &mut session, &args.platforms, saved.as_ref()));
                 runtime.shutdown_timeout(std::time::Duration::from_secs(1));
                 result
             }
@@ -99,30 +112,43 @@ impl Apply {
         self.refuse_changed(ui, &session.plan, old)
     }
 
-    async fn session(&self, ui: &mut Ui, folder: &Path, session: &mut Session) -> io::Result<Exit> {
-        let resumed = session.unfinished().cloned();
-        let resumed = match resumed {
-            Some(old) if self.fresh => {
-                if let Err(error) = give_up(&mut session.journal, &old) {
-                    return Ok(journal_failed(ui, &error));
-                }
-                ui.say(format!("run {} is given up", old.id));
-                None
-            }
-            other => other,
-        };
+    async fn session(
+        &self,
+        ui: &mut Ui,
+        folder: &Path,
+        session: &mut Session,
+        platforms: &[PathBuf],
+        saved: Option<&Given>,
+    ) -> io::Result<Exit> {
+        let unfinished = session.unfinished().cloned();
+        let (given_up, resumed) = if self.fresh { (unfinished, None) } else { (None, unfinished) };
         let id = resumed.as_ref().map_or_else(new_run_id, |old| old.id.clone());
         let bars = self.shown.bars(ui);
         let consent = self.shown.consent(ui, bars.as_ref());
-        let settings = session.settings(folder, &id, resumed.as_ref(), &self.plan.platforms, consent.clone())?;
+        let settings = session.settings(folder, &id, resumed.as_ref(), platforms, consent.clone())?;
         let wishes = Wishes { until: self.until.clone(), run_dir: settings.run_dir.clone() };
         let world = match Real::new(Arc::clone(&session.plan), settings, crate::args::environment()).await {
-            Ok(world) => Arc::new(faults::around(world)),
+            Ok(world) => world,
             Err(error) => {
                 ui.error(&error);
                 return Ok(Exit::of_error(error.kind));
             }
         };
+        if let Some(saved) = saved.filter(|_| resumed.is_none()) {
+            if let Some(exit) = saved.refuse_servers(ui, &session.plan, &world).await {
+                // Nothing is in it yet.
+                fs::remove_dir(&wishes.run_dir)?;
+                return Ok(exit);
+            }
+            saved.keep(&wishes.run_dir)?;
+        }
+        if let Some(old) = given_up {
+            if let Err(error) = give_up(&mut session.journal, &old) {
+                return Ok(journal_failed(ui, &error));
+            }
+            ui.say(format!("run {} is given up", old.id));
+        }
+        let world = Arc::new(faults::around(world));
         let (now, handle) = (Now::default(), bars.as_ref().map(Bar::handle));
         let reporters = self.shown.reporters(bars, &now)?;
         let (plan, me) = (Arc::clone(&session.plan), session.me.clone());
@@ -210,7 +236,7 @@ fn is_after(plan: &Plan, first: &str, step: &str) -> bool {
 }
 
 /// Returns the lines that differ between two texts of a step, those of before with `-`, those of now with `+`.
-fn difference(before: &serde_json::Value, now: &serde_json::Value) -> String {
+pub(super) fn difference(before: &serde_json::Value, now: &serde_json::Value) -> String {
     let lines = |value: &serde_json::Value| -> Vec<String> {
         let text = serde_json::to_string_pretty(value).unwrap_or_else(|_| value.to_string());
         text.lines().map(|line| line.trim_end_matches(',').to_owned()).collect()

@@ -23,6 +23,7 @@ pub(crate) mod man;
 pub(crate) mod plan;
 pub(crate) mod resolve;
 pub(crate) mod runs;
+mod saved;
 pub(crate) mod schema;
 mod session;
 mod shown;

@@ -1,12 +1,21 @@
-use std::{collections::BTreeSet, io, path::Path, sync::Arc};
+use std::{
+    collections::BTreeSet,
+    io,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use clap::{Args, ValueEnum};
 use pgplan_engine::{
-    preview::preview,
+    preview::{Preview, preview},
+    saved::Saved,
     world::{Consent, Real, Settings},
 };
 
-use super::load::load;
+use super::{
+    load::load,
+    saved::{self, Given},
+};
 use crate::{args::PlanArgs, exit::Exit, report::preview as show, ui::Ui};
 
 /// How a preview is written.
@@ -24,7 +33,8 @@ pub(crate) enum Format {
 /// Show what a plan would do, without doing it
 ///
 /// Opens read-only sessions to the plan's databases and prints every action with its command line or SQL. Starts no
-/// program that the plan names unless --allow-programs is given.
+/// program that the plan names unless --allow-programs is given. Of a saved plan it prints what was shown when it was
+/// saved, and looks at nothing.
 #[derive(Debug, Args)]
 pub(crate) struct PlanCommand {
     #[command(flatten)]
@@ -35,15 +45,30 @@ pub(crate) struct PlanCommand {
     /// Start programs that the plan names to look (secret commands, reading an application's scale)
     #[arg(long)]
     allow_programs: bool,
+    /// Save the plan for `pgplan apply FILE`, which is refused when plan or servers have changed
+    #[arg(long, value_name = "FILE")]
+    out: Option<PathBuf>,
 }
 
 impl PlanCommand {
     /// Returns the command for `apply --dry-run`.
     pub(crate) fn of(plan: &PlanArgs) -> Self {
-        Self { plan: plan.clone(), format: Format::Text, allow_programs: false }
+        Self { plan: plan.clone(), format: Format::Text, allow_programs: false, out: None }
     }
 
     pub(crate) fn run(&self, ui: &mut Ui, folder: &Path) -> io::Result<Exit> {
+        match Given::read(ui, &self.plan) {
+            Ok(Some(given)) if self.out.is_none() => {
+                self.show(ui, &given.saved.preview)?;
+                return Ok(Exit::Done);
+            }
+            Ok(Some(_)) => {
+                ui.fail("--out cannot be given with a saved plan", "name the plan that it was made of");
+                return Ok(Exit::BadInput);
+            }
+            Ok(None) => {}
+            Err(exit) => return Ok(exit),
+        }
         let plan = match load(ui, &self.plan)? {
             Ok(plan) => Arc::new(plan),
             Err(exit) => return Ok(exit),
@@ -60,25 +85,40 @@ impl PlanCommand {
             approved: BTreeSet::new(),
         };
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-        let found = runtime.block_on(async {
-            let world = Real::new(Arc::clone(&plan), settings, crate::args::environment()).await?;
-            Ok::<_, pgplan_engine::error::StepError>(preview(&plan, &world).await)
-        });
-        let preview = match found {
-            Ok(preview) => preview,
-            Err(error) => {
-                ui.error(&error);
-                return Ok(Exit::of_error(error.kind));
+        runtime.block_on(async {
+            let world = match Real::new(Arc::clone(&plan), settings, crate::args::environment()).await {
+                Ok(world) => world,
+                Err(error) => {
+                    ui.error(&error);
+                    return Ok(Exit::of_error(error.kind));
+                }
+            };
+            let preview = preview(&plan, &world).await;
+            self.show(ui, &preview)?;
+            let failed = preview.first_failure().map(|(step, error)| (step.to_owned(), Exit::of_error(error.kind)));
+            match (failed, &self.out) {
+                (None, None) => Ok(Exit::Done),
+                (Some((_, exit)), None) => Ok(exit),
+                (Some((step, exit)), Some(file)) => {
+                    ui.fail(format!("{} was not written: step `{step}` would fail", file.display()), "mend that first");
+                    Ok(exit)
+                }
+                (None, Some(file)) => match Saved::of(&plan, preview, &self.plan.platforms, &world).await {
+                    Ok(saved) => Ok(saved::write(ui, &saved, file)),
+                    Err(error) => {
+                        ui.error(&error);
+                        Ok(Exit::of_error(error.kind))
+                    }
+                },
             }
-        };
-        match self.format {
-            Format::Text => ui.data(show::text(&preview))?,
-            Format::Json => ui.data(format!("{}\n", serde_json::to_string_pretty(&preview)?))?,
-            Format::Markdown => ui.data(show::markdown(&preview))?,
-        }
-        Ok(match preview.first_failure() {
-            Some((_, error)) => Exit::of_error(error.kind),
-            None => Exit::Done,
         })
+    }
+
+    fn show(&self, ui: &mut Ui, preview: &Preview) -> io::Result<()> {
+        match self.format {
+            Format::Text => ui.data(show::text(preview)),
+            Format::Json => ui.data(format!("{}\n", serde_json::to_string_pretty(preview)?)),
+            Format::Markdown => ui.data(show::markdown(preview)),
+        }
     }
 }

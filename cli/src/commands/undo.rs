@@ -1,4 +1,8 @@
-use std::{io, path::Path, sync::Arc};
+use std::{
+    io,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use clap::Args;
 use pgplan_engine::{
@@ -11,6 +15,7 @@ use pgplan_engine::{
 };
 
 use super::{
+    saved::Given,
     session::{Session, listen, run_failed},
     shown::Shown,
 };
@@ -38,7 +43,11 @@ pub(crate) struct Undo {
 
 impl Undo {
     pub(crate) fn run(&self, ui: &mut Ui, folder: &Path) -> io::Result<Exit> {
-        let mut session = match Session::open(ui, &self.plan, folder, false)? {
+        let args = match Given::read(ui, &self.plan) {
+            Ok(saved) => saved.as_ref().map_or_else(|| self.plan.clone(), Given::args),
+            Err(exit) => return Ok(exit),
+        };
+        let mut session = match Session::open(ui, &args, folder, false)? {
             Ok(session) => session,
             Err(exit) => return Ok(exit),
         };
@@ -51,7 +60,7 @@ impl Undo {
             }
             Some(old) => {
                 let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-                let result = runtime.block_on(self.session(ui, folder, &mut session, &old));
+                let result = runtime.block_on(self.session(ui, folder, &mut session, &old, &args.platforms));
                 runtime.shutdown_timeout(std::time::Duration::from_secs(1));
                 result
             }
@@ -59,10 +68,17 @@ impl Undo {
         session.close(ui, result)
     }
 
-    async fn session(&self, ui: &mut Ui, folder: &Path, session: &mut Session, old: &RunState) -> io::Result<Exit> {
+    async fn session(
+        &self,
+        ui: &mut Ui,
+        folder: &Path,
+        session: &mut Session,
+        old: &RunState,
+        platforms: &[PathBuf],
+    ) -> io::Result<Exit> {
         let bars = self.shown.bars(ui);
         let consent = self.shown.consent(ui, bars.as_ref());
-        let settings = session.settings(folder, &old.id, Some(old), &self.plan.platforms, consent.clone())?;
+        let settings = session.settings(folder, &old.id, Some(old), platforms, consent.clone())?;
         let world = match Real::new(Arc::clone(&session.plan), settings, crate::args::environment()).await {
             Ok(world) => Arc::new(world),
             Err(error) => {

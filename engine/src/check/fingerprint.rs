@@ -44,7 +44,7 @@ fn unreadable(path: &Path, error: &std::io::Error, place: &Place) -> Diagnostic 
 }
 
 /// Returns the digest of a file's content; of a folder, of the names and contents of its files.
-fn digest(path: &Path) -> std::io::Result<String> {
+pub(crate) fn digest(path: &Path) -> std::io::Result<String> {
     let found = std::fs::metadata(path)?;
     // Their files say they are ordinary, but reading one may wait for ever or never end.
     if path.canonicalize()?.starts_with("/proc") || path.canonicalize()?.starts_with("/sys") {
@@ -88,7 +88,7 @@ pub(super) fn of_plan(plan: &Plan) -> String {
 }
 
 /// Returns the hex BLAKE3 digest of canonical JSON: keys sorted, no white space.
-fn of(value: &Value) -> String {
+pub(crate) fn of(value: &Value) -> String {
     let mut text = String::new();
     canonical(value, &mut text);
     blake3::hash(text.as_bytes()).to_hex().to_string()

@@ -5,7 +5,7 @@
 
 mod artifacts;
 mod bodies;
-mod fingerprint;
+pub(crate) mod fingerprint;
 mod order;
 mod references;
 mod settings;

@@ -1,7 +1,7 @@
 //! The installed PostgreSQL programs, and which of them fits a server.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     ffi::OsString,
     path::{Path, PathBuf},
     sync::Arc,
@@ -50,6 +50,31 @@ pub struct Places {
     pub path: Option<OsString>,
     /// The cache folder, which may hold `postgres/VERSION/bin`.
     pub cache: Option<PathBuf>,
+}
+
+impl Places {
+    /// Returns the places that the process's environment names.
+    #[must_use]
+    pub fn from_vars(vars: &BTreeMap<String, String>) -> Self {
+        Self {
+            pg_bin: vars.get("PGPLAN_PG_BIN").map(Into::into),
+            path: vars.get("PATH").map(Into::into),
+            cache: cache_folder(vars),
+        }
+    }
+}
+
+/// Returns pgplan's cache folder, where its test and demo setup puts PostgreSQL: `PGPLAN_CACHE`, for root
+/// `/var/cache/pgplan`, else `XDG_CACHE_HOME/pgplan` or `~/.cache/pgplan`.
+fn cache_folder(vars: &BTreeMap<String, String>) -> Option<PathBuf> {
+    let set = |name: &str| vars.get(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    if let Some(folder) = set("PGPLAN_CACHE") {
+        return Some(folder);
+    }
+    if nix::unistd::geteuid().is_root() {
+        return Some(PathBuf::from("/var/cache/pgplan"));
+    }
+    set("XDG_CACHE_HOME").or_else(|| Some(set("HOME")?.join(".cache"))).map(|folder| folder.join("pgplan"))
 }
 
 /// One installation: a folder with programs of one version.

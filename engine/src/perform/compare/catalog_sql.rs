@@ -17,7 +17,7 @@
 use crate::op::data::Aspect;
 
 /// Schemas that are the user's.
-const OURS: &str = "n.nspname !~ '^pg_' AND n.nspname NOT IN ('information_schema', 'pgplan')";
+pub(super) const OURS: &str = "n.nspname !~ '^pg_' AND n.nspname NOT IN ('information_schema', 'pgplan')";
 
 /// Returns the query for what an aspect says of the cluster; `None` when it says nothing.
 pub(super) fn of_cluster(aspect: Aspect, version: u32, lowest: u32) -> Option<String> {
@@ -54,7 +54,7 @@ pub(super) fn of_database(aspect: Aspect, version: u32, lowest: u32) -> Option<S
 }
 
 /// Returns the condition that an object is no part of an extension.
-fn free(catalog: &str, oid: &str) -> String {
+pub(super) fn free(catalog: &str, oid: &str) -> String {
     format!(
         "NOT EXISTS (SELECT FROM pg_depend x WHERE x.classid = '{catalog}'::regclass AND x.objid = {oid} \
          AND x.deptype = 'e')"
@@ -77,7 +77,7 @@ const NO_CONSTRUCTOR: &str = "NOT EXISTS (SELECT FROM pg_depend x WHERE x.classi
                               AND x.refclassid = 'pg_type'::regclass AND x.deptype = 'i')";
 
 /// Returns the word for a relation of kind `c.relkind`.
-const RELATION: &str = "CASE c.relkind WHEN 'r' THEN 'table' WHEN 'p' THEN 'table' WHEN 'm' THEN 'materialized view' \
+pub(super) const RELATION: &str = "CASE c.relkind WHEN 'r' THEN 'table' WHEN 'p' THEN 'table' WHEN 'm' THEN 'materialized view' \
                         WHEN 'v' THEN 'view' WHEN 'S' THEN 'sequence' WHEN 'f' THEN 'foreign table' END";
 
 fn roles() -> String {

@@ -8,6 +8,7 @@ mod catalog;
 mod catalog_sql;
 mod clusters;
 mod columns;
+pub(crate) mod inventory;
 mod judge;
 mod objects;
 mod rows;
