@@ -11,6 +11,7 @@ mod fakes;
 mod faults;
 mod guard;
 mod interrupted;
+mod layers;
 mod live_claims;
 mod live_connections;
 mod live_data;
