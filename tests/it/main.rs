@@ -1,4 +1,5 @@
 //! End-to-end tests, one program.
+#![expect(clippy::disallowed_methods, reason = "a test makes files, starts programs and reads how it was started")]
 
 mod apply;
 mod certificates;
