@@ -10,7 +10,7 @@ use pgplan_engine::schema::plan_schema;
 
 use crate::env::TestEnv;
 
-fn bad_plans() -> Vec<PathBuf> {
+pub(crate) fn bad_plans() -> Vec<PathBuf> {
     let mut plans: Vec<PathBuf> = std::fs::read_dir("../tests/bad")
         .expect("tests/bad is there")
         .map(|entry| entry.expect("tests/bad can be read").path())
@@ -22,7 +22,7 @@ fn bad_plans() -> Vec<PathBuf> {
 }
 
 /// Returns what a comment at the top of the file says after `# key: `.
-fn said(path: &Path, key: &str) -> Option<String> {
+pub(crate) fn said(path: &Path, key: &str) -> Option<String> {
     let bytes = std::fs::read(path).expect("the plan can be read");
     let text = String::from_utf8_lossy(&bytes).into_owned();
     let prefix = format!("# {key}: ");

@@ -27,3 +27,4 @@ mod live_tls;
 mod live_undo;
 mod live_undo_platform;
 mod live_verify;
+mod reference;
