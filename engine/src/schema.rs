@@ -1,4 +1,5 @@
-//! The JSON Schema of a plan (draft-07), made from the same types that read it. Editors load it by the modeline
+//! The JSON Schemas (draft-07) of a plan and of events, made from the types that read and write them. Editors load
+//! that of a plan by the modeline
 //! `# yaml-language-server: $schema=…/plan.v1.json`.
 //!
 //! The types say what a value is after templates were evaluated; in the file any value may be a template. So every
@@ -9,6 +10,7 @@ use serde_json::{Map, Value, json};
 
 use crate::{
     document::{DatabaseKeys, SecretKeys, Settings, StepKeys, VarKeys},
+    event::Event,
     kinds,
 };
 
@@ -81,6 +83,16 @@ pub fn plan_schema() -> Value {
         "additionalProperties": false,
         "definitions": definitions
     })
+}
+
+/// Returns the schema of an event, one JSON object a line in `--events FILE` and `pgplan log --json`.
+///
+/// Later versions may add keys and events; what is described stays as it is.
+#[must_use]
+pub fn event_schema() -> Value {
+    let mut schema = SchemaSettings::draft07().for_serialize().into_generator().into_root_schema_for::<Event>();
+    schema.insert("title".to_owned(), json!("pgplan event, version 1"));
+    schema.to_value()
 }
 
 /// Returns the schema of a step: common keys, exactly one kind, and what that kind's key holds.

@@ -28,3 +28,4 @@ mod live_undo;
 mod live_undo_platform;
 mod live_verify;
 mod reference;
+mod schemas;
