@@ -21,8 +21,15 @@ pub(crate) struct Cli {
 }
 
 const EXIT_CODES: &str = "\
-Exit codes: 0 done, 1 a step failed, 2 bad plan or command line, 3 refused, 4 interrupted and resumable,
-            5 a person has to decide, 6 a check or verification found a blocker, 70 a bug in pgplan";
+Exit codes:
+  0   done
+  1   a step failed
+  2   the plan or the command line is wrong
+  3   refused
+  4   interrupted; apply again to go on
+  5   a person has to decide
+  6   a check or a verification found a blocker
+  70  a bug in pgplan";
 
 /// The folder of the journal when nothing else is said.
 const STATE: &str = ".pgplan";
@@ -95,7 +102,7 @@ pub(crate) struct RunArgs {
 
 /// Returns the process's environment, as far as it is text.
 pub(crate) fn environment() -> std::collections::BTreeMap<String, String> {
-    std::env::vars_os()
-        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
-        .collect()
+    #[expect(clippy::disallowed_methods, reason = "the one place that reads the environment")]
+    let variables = std::env::vars_os();
+    variables.filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?))).collect()
 }

@@ -36,13 +36,14 @@ pub struct Estimate {
 }
 
 /// One thing that will be done.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct Action {
     /// The name inside its step, stable from run to run: `dump`, `db`, `public.orders`.
     pub id: String,
     /// One line for people: imperative, with the objects by name; never a secret.
     pub title: String,
     /// What the performer does.
+    #[schemars(schema_with = "any_op")]
     pub op: Op,
     /// How it is recovered.
     pub effect: Effect,
@@ -54,11 +55,22 @@ pub struct Action {
     pub estimate: Estimate,
     /// What takes it back, where something does.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "any_op")]
     pub undo: Option<Box<Op>>,
     /// Whether what it gives lives only as long as this process (a tunnel, a secret read from a platform): on resume
     /// it is done again when a step that is still to run comes after it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub volatile: bool,
+}
+
+/// Returns the schema of an operation as far as it is promised: its name. What else it holds may change with any
+/// version, and a secret in it is only ever named.
+fn any_op(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+    schemars::json_schema!({
+        "type": "object",
+        "required": ["op"],
+        "properties": { "op": { "description": "The operation's name.", "type": "string" } }
+    })
 }
 
 impl Action {
@@ -113,7 +125,7 @@ impl fmt::Display for Action {
 }
 
 /// The actions of one step, with the order among them.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct ActionGraph {
     /// The actions, ids unique, in an order in which they could be done one after the other.
     pub actions: Vec<Action>,
@@ -143,14 +155,14 @@ impl ActionGraph {
 }
 
 /// What an action gives to later steps under a name.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum OutputValue {
     /// A value that is journalled and shown.
     Plain(serde_json::Value),
     /// A value that lives in memory only; the journal holds just the fact that there was one.
     #[serde(serialize_with = "no_secret", deserialize_with = "no_secret_back")]
-    Secret(Option<SecretString>),
+    Secret(#[schemars(with = "()")] Option<SecretString>),
 }
 
 fn no_secret<S: serde::Serializer>(_: &Option<SecretString>, serializer: S) -> Result<S::Ok, S::Error> {
@@ -172,7 +184,7 @@ impl<T: Into<serde_json::Value>> From<T> for OutputValue {
 pub type Outputs = BTreeMap<String, OutputValue>;
 
 /// What a finished action reports.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct Output {
     /// Values for later steps.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]

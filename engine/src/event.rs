@@ -15,11 +15,12 @@ use crate::{
 };
 
 /// One event of a run.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct Event {
     /// Position in the run's log, from 1, without gaps among durable events; a droppable event repeats the last one.
     pub seq: u64,
     /// When it was recorded, UTC.
+    #[schemars(with = "String", extend("format" = "date-time"))]
     pub at: Timestamp,
     /// What happened.
     #[serde(flatten)]
@@ -27,7 +28,7 @@ pub struct Event {
 }
 
 /// What happened.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(tag = "event", rename_all = "snake_case")]
 pub enum EventKind {
     /// A run began. Durable.
@@ -269,7 +270,7 @@ impl Outcome {
 }
 
 /// The process that runs a plan.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct Holder {
     /// Host name.
     pub host: String,
@@ -282,6 +283,7 @@ pub struct Holder {
     /// pgplan's version.
     pub version: String,
     /// Since when.
+    #[schemars(with = "String", extend("format" = "date-time"))]
     pub since: Timestamp,
 }
 

@@ -1,4 +1,5 @@
-//! The JSON Schema of a plan (draft-07), made from the same types that read it. Editors load it by the modeline
+//! The JSON Schemas (draft-07) of a plan and of events, made from the types that read and write them. Editors load
+//! that of a plan by the modeline
 //! `# yaml-language-server: $schema=…/plan.v1.json`.
 //!
 //! The types say what a value is after templates were evaluated; in the file any value may be a template. So every
@@ -9,6 +10,7 @@ use serde_json::{Map, Value, json};
 
 use crate::{
     document::{DatabaseKeys, SecretKeys, Settings, StepKeys, VarKeys},
+    event::Event,
     kinds,
 };
 
@@ -81,6 +83,16 @@ pub fn plan_schema() -> Value {
         "additionalProperties": false,
         "definitions": definitions
     })
+}
+
+/// Returns the schema of an event, one JSON object a line in `--events FILE` and `pgplan log --json`.
+///
+/// Later versions may add keys and events; what is described stays as it is.
+#[must_use]
+pub fn event_schema() -> Value {
+    let mut schema = SchemaSettings::draft07().for_serialize().into_generator().into_root_schema_for::<Event>();
+    schema.insert("title".to_owned(), json!("pgplan event, version 1"));
+    schema.to_value()
 }
 
 /// Returns the schema of a step: common keys, exactly one kind, and what that kind's key holds.
@@ -210,8 +222,6 @@ pub struct KindReference {
     pub description: String,
     /// Its keys, in the order of the type.
     pub keys: Vec<KeyReference>,
-    /// The types that its keys refer to.
-    pub types: Vec<(String, Value)>,
 }
 
 /// What the reference says about a key.
@@ -227,6 +237,10 @@ pub struct KeyReference {
     pub default: Option<String>,
     /// Its documentation.
     pub description: String,
+    /// The words that it may be, as JSON, each with its documentation.
+    pub values: Vec<(String, String)>,
+    /// The keys of the mapping that it may be, or that its items may be.
+    pub keys: Vec<KeyReference>,
 }
 
 impl KindReference {
@@ -236,27 +250,83 @@ impl KindReference {
         let mut generator = SchemaSettings::draft07().into_generator();
         let root = (kind.schema)(&mut generator).to_value();
         let definitions = generator.take_definitions(true);
-        let body = resolve(&root, &definitions);
-        let text = |value: &Value| value.get("description").and_then(Value::as_str).unwrap_or_default().to_owned();
-        let required: Vec<&str> =
-            body.get("required").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str).collect();
-        let keys = body.get("properties").and_then(Value::as_object).into_iter().flatten().map(|(name, schema)| {
-            let own = text(schema);
-            let default = schema.get("default").filter(|value| is_telling(value)).map(Value::to_string);
-            KeyReference {
-                name: name.clone(),
-                kind: type_words(schema, &definitions),
-                required: required.contains(&name.as_str()),
-                default,
-                description: if own.is_empty() { text(resolve(schema, &definitions)) } else { own },
-            }
-        });
-        let types = definitions.iter().filter(|(_, schema)| !std::ptr::eq(*schema, body));
-        Self {
-            description: text(body),
-            keys: keys.collect(),
-            types: types.map(|(name, schema)| (name.clone(), schema.clone())).collect(),
+        let description = description(resolve(&root, &definitions));
+        Self { description, keys: keys_in(&root, &definitions, &mut Vec::new()) }
+    }
+}
+
+fn description(schema: &Value) -> String {
+    schema.get("description").and_then(Value::as_str).unwrap_or_default().to_owned()
+}
+
+/// Returns the choices that a schema leaves, references resolved; one that leaves none is its own.
+fn choices<'a>(schema: &'a Value, definitions: &'a Map<String, Value>) -> Vec<&'a Value> {
+    let schema = resolve(schema, definitions);
+    match schema.get("anyOf").or_else(|| schema.get("oneOf")) {
+        Some(Value::Array(several)) => several.iter().flat_map(|one| choices(one, definitions)).collect(),
+        _ => vec![schema],
+    }
+}
+
+/// Returns the keys of the mappings among a schema's choices, or of the items of its lists and of named entries.
+/// `within` are the mappings around it: one that holds itself is described once.
+fn keys_in<'a>(
+    schema: &'a Value,
+    definitions: &'a Map<String, Value>,
+    within: &mut Vec<&'a Value>,
+) -> Vec<KeyReference> {
+    let choices = choices(schema, definitions);
+    let mappings = choices.iter().filter(|choice| choice.get("properties").is_some()).count();
+    let mut keys: Vec<KeyReference> = Vec::new();
+    for choice in choices {
+        if within.iter().any(|outer| std::ptr::eq(*outer, choice)) {
+            continue;
         }
+        within.push(choice);
+        if let Some(Value::Object(properties)) = choice.get("properties") {
+            let required = choice.get("required").and_then(Value::as_array);
+            for (name, schema) in properties {
+                let required = required.is_some_and(|names| names.iter().any(|required| required == name));
+                let mut key = key_reference(name, schema, required && mappings == 1, definitions, within);
+                if mappings > 1 && key.description.is_empty() {
+                    key.description = description(choice);
+                }
+                if !keys.iter().any(|known| known.name == *name) {
+                    keys.push(key);
+                }
+            }
+        } else {
+            for inner in ["items", "additionalProperties"].iter().filter_map(|key| choice.get(*key)) {
+                keys.extend(keys_in(inner, definitions, within));
+            }
+        }
+        within.pop();
+    }
+    keys
+}
+
+fn key_reference<'a>(
+    name: &str,
+    schema: &'a Value,
+    required: bool,
+    definitions: &'a Map<String, Value>,
+    within: &mut Vec<&'a Value>,
+) -> KeyReference {
+    let own = description(schema);
+    let all = choices(schema, definitions);
+    let items = all.iter().filter_map(|choice| choice.get("items")).flat_map(|items| choices(items, definitions));
+    let values = all.iter().copied().chain(items).filter_map(|choice| {
+        let value = choice.get("const").filter(|_| choice.get("description").is_some())?;
+        Some((value.to_string(), description(choice)))
+    });
+    KeyReference {
+        name: name.to_owned(),
+        kind: type_words(schema, definitions),
+        required,
+        default: schema.get("default").filter(|value| is_telling(value)).map(Value::to_string),
+        description: if own.is_empty() { description(resolve(schema, definitions)) } else { own },
+        values: values.collect(),
+        keys: keys_in(schema, definitions, within),
     }
 }
 

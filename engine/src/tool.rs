@@ -191,10 +191,13 @@ impl Program {
         let pgpass = self.pgpass.as_ref().map(write_pgpass).transpose()?;
         let guard = Guard::start(pgpass.as_deref())
             .map_err(|error| StepError::new(ErrorKind::Tool, format!("cannot start the guard of programs: {error}")))?;
+        #[expect(clippy::disallowed_methods, reason = "the one place that starts programs")]
         let mut command = Command::new(&self.program);
         command.args(&self.args).stdout(Stdio::piped()).stderr(Stdio::piped());
         command.process_group(guard.as_ref().map_or(0, |guard| guard.group.as_raw()));
-        for (name, _) in std::env::vars_os().filter(|(name, _)| is_postgres_variable(name)) {
+        #[expect(clippy::disallowed_methods, reason = "what a program inherits is this process's real environment")]
+        let inherited = std::env::vars_os();
+        for (name, _) in inherited.filter(|(name, _)| is_postgres_variable(name)) {
             command.env_remove(name);
         }
         command.envs(self.env.iter().map(|(name, value)| (name, value.expose_secret())));

@@ -6,6 +6,7 @@
 //! matters is real: a tunnel forwards connections, an export is a real `pg_dump`.
 
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a stand-in for a command line prints like one")]
+#![expect(clippy::disallowed_methods, reason = "a stand-in starts real programs and is told by variables what to do")]
 
 mod aptible;
 mod dokku;

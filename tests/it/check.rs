@@ -10,7 +10,7 @@ use pgplan_engine::schema::plan_schema;
 
 use crate::env::TestEnv;
 
-fn bad_plans() -> Vec<PathBuf> {
+pub(crate) fn bad_plans() -> Vec<PathBuf> {
     let mut plans: Vec<PathBuf> = std::fs::read_dir("../tests/bad")
         .expect("tests/bad is there")
         .map(|entry| entry.expect("tests/bad can be read").path())
@@ -22,7 +22,7 @@ fn bad_plans() -> Vec<PathBuf> {
 }
 
 /// Returns what a comment at the top of the file says after `# key: `.
-fn said(path: &Path, key: &str) -> Option<String> {
+pub(crate) fn said(path: &Path, key: &str) -> Option<String> {
     let bytes = std::fs::read(path).expect("the plan can be read");
     let text = String::from_utf8_lossy(&bytes).into_owned();
     let prefix = format!("# {key}: ");
@@ -132,18 +132,6 @@ fn every_example_fits_the_schema_and_the_reader() {
             assert!(errors.is_empty(), "{}: {errors:#?}", path.display());
         }
     }
-}
-
-#[test]
-fn the_schema_on_disk_is_that_of_the_types() {
-    let path = Path::new("../schemas/plan.v1.json");
-    let wanted = format!("{}\n", serde_json::to_string_pretty(&plan_schema()).expect("a schema is JSON"));
-    if std::env::var_os("PGPLAN_REGENERATE").is_some() {
-        std::fs::create_dir_all("../schemas").expect("the folder can be made");
-        std::fs::write(path, &wanted).expect("the schema can be written");
-    }
-    let found = std::fs::read_to_string(path).unwrap_or_default();
-    assert!(found == wanted, "schemas/plan.v1.json is old: run the tests with PGPLAN_REGENERATE=1");
 }
 
 /// Returns the plan as JSON without looking at its meaning; `None` when it is not YAML.

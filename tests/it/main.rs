@@ -1,4 +1,5 @@
 //! End-to-end tests, one program.
+#![expect(clippy::disallowed_methods, reason = "a test makes files, starts programs and reads how it was started")]
 
 mod apply;
 mod certificates;
@@ -11,6 +12,7 @@ mod fakes;
 mod faults;
 mod guard;
 mod interrupted;
+mod layers;
 mod live_claims;
 mod live_connections;
 mod live_data;
@@ -26,3 +28,5 @@ mod live_tls;
 mod live_undo;
 mod live_undo_platform;
 mod live_verify;
+mod reference;
+mod schemas;

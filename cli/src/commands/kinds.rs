@@ -3,7 +3,7 @@ use std::io;
 use clap::Args;
 use pgplan_engine::{
     kinds::{self, KindEntry},
-    schema::KindReference,
+    schema::{KeyReference, KindReference},
     spelling,
 };
 use serde_json::json;
@@ -69,19 +69,9 @@ impl Kinds {
     fn explain(&self, ui: &mut Ui, kind: &KindEntry) -> io::Result<Exit> {
         let reference = KindReference::of(kind);
         if self.json {
-            let keys: Vec<_> = reference
-                .keys
-                .iter()
-                .map(|key| {
-                    json!({
-                        "key": key.name, "type": key.kind, "required": key.required,
-                        "default": key.default, "description": key.description,
-                    })
-                })
-                .collect();
             let value = json!({
                 "name": kind.name, "group": kind.group, "summary": kind.summary,
-                "description": reference.description, "keys": keys, "example": kind.example,
+                "description": reference.description, "keys": keys_as_json(&reference.keys), "example": kind.example,
             });
             ui.data(format!("{value}\n"))?;
             return Ok(Exit::Done);
@@ -90,24 +80,40 @@ impl Kinds {
         if !reference.keys.is_empty() {
             text.push_str(&format!("\n{}\n", paint("Keys", Tone::Strong)));
         }
-        for key in &reference.keys {
-            let mut about = key.kind.clone();
-            if key.required {
-                about.push_str(", required");
-            }
-            if let Some(default) = &key.default {
-                about.push_str(&format!(", default {default}"));
-            }
-            text.push_str(&format!("  {} {}\n", key.name, paint(format!("({about})"), Tone::Dim)));
-            for line in key.description.lines() {
-                text.push_str(&format!("      {line}\n"));
-            }
-        }
+        write_keys(&mut text, &reference.keys, "  ");
         text.push_str(&format!("\n{}\n", paint("Example", Tone::Strong)));
         for (at, line) in kind.example.trim_end().lines().enumerate() {
             text.push_str(&format!("  {}{line}\n", if at == 0 { "- " } else { "  " }));
         }
         ui.data(text)?;
         Ok(Exit::Done)
+    }
+}
+
+fn keys_as_json(keys: &[KeyReference]) -> serde_json::Value {
+    let one = |key: &KeyReference| {
+        let values = key.values.iter().map(|(value, about)| json!({ "value": value, "description": about }));
+        json!({
+            "key": key.name, "type": key.kind, "required": key.required, "default": key.default,
+            "description": key.description, "values": values.collect::<Vec<_>>(), "keys": keys_as_json(&key.keys),
+        })
+    };
+    keys.iter().map(one).collect()
+}
+
+fn write_keys(text: &mut String, keys: &[KeyReference], indent: &str) {
+    for key in keys {
+        let mut about = key.kind.clone();
+        if key.required {
+            about.push_str(", required");
+        }
+        if let Some(default) = &key.default {
+            about.push_str(&format!(", default {default}"));
+        }
+        text.push_str(&format!("{indent}{} {}\n", key.name, paint(format!("({about})"), Tone::Dim)));
+        for line in key.description.lines() {
+            text.push_str(&format!("{indent}    {line}\n"));
+        }
+        write_keys(text, &key.keys, &format!("{indent}    "));
     }
 }

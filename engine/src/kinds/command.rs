@@ -2,11 +2,12 @@
 
 use std::{collections::BTreeMap, fmt, path::PathBuf};
 
-use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use schemars::{JsonSchema, Schema};
 use serde::{
     Deserialize, Deserializer,
     de::{self, value::MapAccessDeserializer, value::SeqAccessDeserializer},
 };
+use serde_json::json;
 
 use super::{Declarations, ExpandCx, Kind, declare::key};
 use crate::{
@@ -29,7 +30,8 @@ use crate::{
 ///
 /// pgplan cannot see what a program does. When it is cut in the middle a person has to say whether it is done
 /// (`pgplan resolve`), unless `done_if` can tell. Programs that it leaves behind in the background are ended with it.
-#[derive(Debug)]
+#[derive(Debug, JsonSchema)]
+#[schemars(transform = or_words)]
 pub struct Command(Body);
 
 /// A program with all that can be said about it.
@@ -111,16 +113,11 @@ impl<'de> Deserialize<'de> for Command {
     }
 }
 
-impl JsonSchema for Command {
-    fn schema_name() -> std::borrow::Cow<'static, str> {
-        "Command".into()
-    }
-
-    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
-        let words = generator.subschema_for::<Vec<Text>>();
-        let body = generator.subschema_for::<Body>();
-        json_schema!({ "description": "Runs a program.", "anyOf": [words, body] })
-    }
+/// Lets the schema of the mapping accept a list of words, too.
+fn or_words(schema: &mut Schema) {
+    let body = schema.remove("$ref");
+    let word = json!({ "type": ["string", "number", "boolean"] });
+    schema.insert("anyOf".to_owned(), json!([{ "type": "array", "items": word }, { "$ref": body }]));
 }
 
 impl Kind for Command {

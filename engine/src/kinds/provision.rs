@@ -1,7 +1,11 @@
 //! `provision`: a new database on a platform, or a server of pgplan's own.
 
-use std::{collections::BTreeMap, path::PathBuf};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
 
+use nix::unistd::geteuid;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
@@ -11,7 +15,6 @@ use crate::{
     error::{ErrorKind, StepError},
     facts::{Facts, Look},
     op::{Capture, CreateCluster, Exec, Op, Parse, Probe},
-    perform::cluster,
     platforms::{Platform, Read, Values, captures},
     secret::Text,
 };
@@ -199,7 +202,7 @@ impl Managed {
         cx.clients.of_major(&["initdb", "pg_ctl", "postgres"], self.version)?;
         let folder = match &self.data_dir {
             Some(folder) => cx.plan_dir.join(folder),
-            None => cluster::default_folder(cx.run_dir, cx.step),
+            None => default_folder(cx.run_dir, cx.step),
         };
         let port = self.port.map_or_else(|| "a free port".to_owned(), |port| format!("port {port}"));
         let title =
@@ -254,6 +257,16 @@ fn check_settings(managed: &Managed, to: &mut Declarations) {
 
 fn database(platform: &Platform) -> Result<&Read, StepError> {
     platform.part(platform.database.as_ref(), "tell about a database")
+}
+
+/// Returns the folder for a server that the plan gives no place, where the user it runs as can reach it.
+fn default_folder(run_dir: &Path, step: &str) -> PathBuf {
+    if geteuid().is_root() {
+        let run = run_dir.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        Path::new("/var/lib/pgplan").join(format!("{run}-{step}"))
+    } else {
+        run_dir.join("clusters").join(step)
+    }
 }
 
 #[cfg(test)]

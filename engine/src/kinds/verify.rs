@@ -16,7 +16,7 @@ use crate::{
     },
     pattern::any_matches,
     postgres::quote::on_one_line,
-    receipt,
+    receipt::SCHEMA as RECEIPTS,
 };
 
 /// Tables of at least this size are compared alone, bytes.
@@ -272,7 +272,7 @@ impl Verify {
     /// Partitioned tables have no rows but those of their partitions; pgplan's receipts are its own.
     fn is_compared(&self, table: &TableFacts) -> bool {
         table.relkind != 'p'
-            && table.schema != receipt::SCHEMA
+            && table.schema != RECEIPTS
             && !any_matches(&self.exclude, &format!("{}.{}", table.schema, table.name))
     }
 

@@ -116,17 +116,6 @@ pub async fn stop(folder: &Path, cx: &PerformCx) -> Result<Output, StepError> {
     }
 }
 
-/// Returns the folder for a server that the plan gives no place, where the user it runs as can reach it.
-#[must_use]
-pub fn default_folder(run_dir: &Path, step: &str) -> PathBuf {
-    if geteuid().is_root() {
-        let run = run_dir.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-        Path::new("/var/lib/pgplan").join(format!("{run}-{step}"))
-    } else {
-        run_dir.join("clusters").join(step)
-    }
-}
-
 struct Cluster {
     folder: PathBuf,
     stamp: Stamp,

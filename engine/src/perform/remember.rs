@@ -1,6 +1,12 @@
 //! Values that are known already, handed on to later steps and kept for people.
 
-use std::{collections::BTreeMap, fs, io::Write as _, os::unix::fs::OpenOptionsExt as _, path::Path};
+use std::{
+    collections::BTreeMap,
+    fs,
+    io::Write as _,
+    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
+    path::Path,
+};
 
 use serde_json::Value;
 
@@ -8,7 +14,6 @@ use super::PerformCx;
 use crate::{
     action::{Output, OutputValue},
     error::{ErrorKind, StepError},
-    journal::sqlite::make_private_folder,
 };
 
 /// Gives the values as outputs; with `file` also writes them as JSON into the run's folder.
@@ -23,7 +28,8 @@ pub(super) fn remember(
     if let Some(file) = file {
         let path = cx.run_dir.join(file);
         if let Some(folder) = path.parent() {
-            make_private_folder(folder).map_err(|error| StepError::new(ErrorKind::Io, error.to_string()))?;
+            let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(folder);
+            made.map_err(|error| StepError::io("make", folder, &error))?;
         }
         let text = serde_json::to_string_pretty(values)
             .map_err(|error| StepError::new(ErrorKind::Internal, error.to_string()))?;
