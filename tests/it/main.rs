@@ -6,6 +6,7 @@ mod certificates;
 mod chaos;
 mod check;
 mod cluster;
+mod docs;
 mod engine;
 mod env;
 mod fakes;
