@@ -2,6 +2,7 @@
 //! held until a person interrupts. Afterwards the same command leads to the right end, or a person is asked precisely.
 //!
 //! By default a few actions of each plan are struck, others every time; `PGPLAN_FAULTS=all` strikes all of them.
+#![expect(clippy::print_stdout, reason = "what is struck is shown when it fails")]
 
 use std::fs;
 

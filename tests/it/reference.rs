@@ -101,7 +101,12 @@ fn keys(page: &mut String, list_of_keys: &[Value], outer: &str) {
                 .expect("a string can be written to");
         }
         line!(page, "| `{name}` | {} | {} | {} |", cell(text(key, "type")), cell(&default), cell(&about));
-        keys(page, list(key, "keys"), &format!("{name}."));
+        let inner = match text(key, "type") {
+            named if named.contains("mapping of names") => format!("{name}.NAME."),
+            listed if listed.contains("list of") => format!("{name}[]."),
+            _ => format!("{name}."),
+        };
+        keys(page, list(key, "keys"), &inner);
     }
 }
 
