@@ -163,7 +163,7 @@ impl Apply {
         let stop = Stop::default();
         listen(&stop, &now, handle)?;
         let command = |verb: &str| self.plan.command(verb, folder);
-        match self.drive(&mut run, &world, &wishes, &stop, &consent).await {
+        match Box::pin(self.drive(&mut run, &world, &wishes, &stop, &consent)).await {
             // What led back was a step that failed, however well the way back went.
             Ok(ending @ Ending::Ended(Outcome::Undone)) => {
                 self.shown.tell(ui, &plan, run.state(), &ending, command).map(|_| Exit::Failed)
