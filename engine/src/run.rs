@@ -1,7 +1,7 @@
 //! The loop that owns a run.
 //!
 //! One task owns the journal and the state; workers (opening a step, doing an action) only send messages. Each turn:
-//! ask [`schedule::next`] what can be done, make it durable, let workers do it, wait for what they say. The order is
+//! ask [`crate::schedule::next`] what can be done, make it durable, let workers do it, wait for what they say. The order is
 //! always: `started` is on disk → it is done → `finished` with its outputs is on disk → anything that depends on it.
 
 pub(crate) mod drive;
