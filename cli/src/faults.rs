@@ -17,17 +17,14 @@ pub(crate) use faulty::{Faulty as Acting, around};
 
 #[cfg(feature = "stand-ins")]
 mod faulty {
-    use std::{
-        collections::{BTreeMap, BTreeSet},
-        sync::Arc,
-    };
+    use std::{collections::BTreeMap, sync::Arc};
 
     use pgplan_engine::{
         action::{Action, Output, Outputs},
         error::{ErrorKind, StepError},
         op::Op,
         plan::Step,
-        run::{ActionCx, Opened, World},
+        run::{ActionCx, Opened, Receipted, World},
         world::Real,
     };
 
@@ -95,7 +92,11 @@ mod faulty {
             self.world.own_undo(step, outputs)
         }
 
-        async fn settle(&self, databases: BTreeSet<String>, outputs: Arc<BTreeMap<String, Outputs>>) -> Vec<String> {
+        async fn settle(
+            &self,
+            databases: BTreeMap<String, Receipted>,
+            outputs: Arc<BTreeMap<String, Outputs>>,
+        ) -> Vec<String> {
             self.world.settle(databases, outputs).await
         }
 

@@ -10,9 +10,9 @@ use crate::{
     action::Outputs,
     error::{ErrorKind, StepError},
     postgres::{
-        Session,
-        connect::execute,
-        rows::{flag, rows},
+        ConnInfo, Session,
+        connect::{connect, execute},
+        rows::{flag, rows, text},
     },
 };
 
@@ -109,6 +109,36 @@ pub async fn write(session: &Session, key: &Key, outputs: &Outputs) -> Result<()
     ];
     let written = session.client().execute_typed(sql, &types).await;
     written.map(drop).map_err(|error| session.error("write the receipt", &error))
+}
+
+/// Drops the run's receipts in one database, as [`drop_receipts`] does; one that is not there any more has none.
+///
+/// # Errors
+/// What the server said.
+pub async fn drop_in(info: &ConnInfo, name: &str, run: &str) -> Result<(), StepError> {
+    let session = match connect(info, name).await {
+        Err(error) if error.sqlstate.as_deref() == Some("3D000") => return Ok(()),
+        other => other?,
+    };
+    let dropped = drop_receipts(&session, run).await;
+    session.close().await;
+    dropped
+}
+
+/// Drops the run's receipts in every database of the server that can be entered.
+///
+/// # Errors
+/// What the server said.
+pub async fn drop_everywhere(info: &ConnInfo, name: &str, run: &str) -> Result<(), StepError> {
+    let session = crate::survey::connect_anywhere(info).await?;
+    let sql = "SELECT datname FROM pg_catalog.pg_database \
+               WHERE datallowconn AND pg_catalog.has_database_privilege(datname, 'CONNECT')";
+    let databases = rows(&session, "list the databases", sql).await;
+    session.close().await;
+    for row in databases? {
+        drop_in(&info.with_dbname(text(&row, 0)), name, run).await?;
+    }
+    Ok(())
 }
 
 /// Drops the run's receipts, and the schema when no other run has receipts in it.

@@ -126,15 +126,25 @@ pub trait World: Send + Sync + 'static {
     /// When it cannot be rendered.
     fn own_undo(&self, step: &Step, outputs: Arc<BTreeMap<String, Outputs>>) -> Result<Option<Option<Op>>, StepError>;
 
-    /// Cleans up after a run that ended well: drops its receipts from these databases of the plan. Returns warnings.
+    /// Cleans up after a run that ended well: drops its receipts from these databases of the plan, from all databases
+    /// of the server where that is [`Receipted::Server`]. Returns warnings.
     fn settle(
         &self,
-        databases: BTreeSet<String>,
+        databases: BTreeMap<String, Receipted>,
         outputs: Arc<BTreeMap<String, Outputs>>,
     ) -> impl Future<Output = Vec<String>> + Send;
 
     /// Ends what actions have left running in this process, and gives up the claims on servers. Returns warnings.
     fn close(&self) -> impl Future<Output = Vec<String>> + Send;
+}
+
+/// Where a run has left receipts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Receipted {
+    /// In one database.
+    Database,
+    /// In any database of the server.
+    Server,
 }
 
 /// Shows or stores events as they happen.
@@ -228,7 +238,7 @@ pub struct Run<'a> {
     memory: BTreeMap<String, Outputs>,
     busy: Busy,
     ensured: BTreeSet<String>,
-    pub(crate) taken_back_in: BTreeSet<String>,
+    pub(crate) taken_back_in: Vec<(String, Receipted)>,
 }
 
 impl<'a> Run<'a> {
@@ -298,7 +308,7 @@ impl<'a> Run<'a> {
             memory: BTreeMap::new(),
             busy: Busy::default(),
             ensured: BTreeSet::new(),
-            taken_back_in: BTreeSet::new(),
+            taken_back_in: Vec::new(),
         }
     }
 

@@ -109,7 +109,7 @@ impl World for Scripted {
         Ok(None)
     }
 
-    async fn settle(&self, _: BTreeSet<String>, _: Arc<BTreeMap<String, Outputs>>) -> Vec<String> {
+    async fn settle(&self, _: BTreeMap<String, Receipted>, _: Arc<BTreeMap<String, Outputs>>) -> Vec<String> {
         Vec::new()
     }
 

@@ -50,6 +50,8 @@ pub enum StepStatus {
     Tolerated,
     /// A step it needs failed.
     Blocked,
+    /// What it did was taken back.
+    Undone,
 }
 
 impl StepStatus {
@@ -332,6 +334,7 @@ impl RunState {
                 let state = self.step_action(step, action, Move::Undo, event)?;
                 state.output = None;
                 state.attempts = 0;
+                self.end_taken_back(step, event);
             }
             EventKind::StepApproved { step, fingerprint, .. } => {
                 self.approvals.insert(step.clone(), fingerprint.clone());
@@ -378,7 +381,8 @@ impl RunState {
                 | StepStatus::Running
                 | StepStatus::Succeeded
                 | StepStatus::Skipped
-                | StepStatus::Tolerated => continue,
+                | StepStatus::Tolerated
+                | StepStatus::Undone => continue,
             }
             step.reason = None;
             step.ended_at = None;
@@ -429,6 +433,16 @@ impl RunState {
             .ok_or_else(|| illegal(format!("{by:?} of action {step}/{action} that is {:?}", state.status)))?;
         state.status = next;
         Ok(state)
+    }
+
+    /// Ends a step of which all that was begun has been taken back.
+    fn end_taken_back(&mut self, step: &str, event: &Event) {
+        let Some(state) = self.steps.get_mut(step) else { return };
+        let back = |action: &ActionState| action.status == ActionStatus::Undone || action.attempts == 0;
+        if state.actions.iter().all(back) {
+            state.status = StepStatus::Undone;
+            state.ended_at = Some(event.at);
+        }
     }
 
     fn is_started(&self, step: &str, action: &str) -> bool {

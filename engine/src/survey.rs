@@ -264,6 +264,6 @@ fn tables_sql(version_num: u32, size: &str) -> String {
                        WHERE a.attrelid = c.oid AND a.attoptions IS NOT NULL AND NOT a.attisdropped) used(o)) \
          FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
          WHERE c.relkind IN ('r', 'p', 'm', 'f') AND c.relpersistence <> 't' \
-           AND n.nspname <> 'information_schema' AND n.nspname !~ '^pg_' ORDER BY 1, 2"
+           AND n.nspname NOT IN ('information_schema', 'pgplan') AND n.nspname !~ '^pg_' ORDER BY 1, 2"
     )
 }

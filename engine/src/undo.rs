@@ -25,6 +25,8 @@ pub struct Back {
     pub op: Option<Op>,
     /// For people.
     pub title: String,
+    /// Whether what was done stays, because nothing says how to take it back.
+    pub stays: bool,
 }
 
 /// What can be taken back, in the order in which it is, and what keeps the rest from it.
@@ -67,16 +69,19 @@ pub fn way_back(
         if let Some(op) = own(step)? {
             let ids = actions.iter().map(|action| action.action.id.clone()).collect();
             let title = format!("undo of {}", step.id);
-            way.backs.push(Back { step: step.id.clone(), actions: ids, op, title });
+            way.backs.push(Back { step: step.id.clone(), actions: ids, op, title, stays: false });
             continue;
         }
         let mut last_first = actions;
         last_first.sort_by_key(|action| std::cmp::Reverse(action.started_at));
-        way.backs.extend(last_first.into_iter().map(|action| Back {
-            step: step.id.clone(),
-            actions: vec![action.action.id.clone()],
-            op: action.action.undo.as_deref().cloned(),
-            title: format!("take back: {}", action.action.title),
+        way.backs.extend(last_first.into_iter().map(|action| {
+            let op = action.action.undo.as_deref().cloned();
+            let stays = op.is_none() && is_lasting(&action.action.op);
+            let title = match stays {
+                true => format!("stays as it is: {}", action.action.title),
+                false => format!("take back: {}", action.action.title),
+            };
+            Back { step: step.id.clone(), actions: vec![action.action.id.clone()], op, title, stays }
         }));
     }
     Ok(way)
@@ -115,6 +120,25 @@ fn is_repeatable(op: &Op) -> bool {
         | Op::Restore(_)
         | Op::Approve { .. }
         | Op::Remember { .. } => true,
+    }
+}
+
+/// Returns whether an operation leaves something behind that is not pgplan's own.
+fn is_lasting(op: &Op) -> bool {
+    match op {
+        Op::Exec(_) | Op::Restore(_) | Op::EditFile(_) | Op::CreateCluster(_) | Op::CreateDatabase(_) => true,
+        Op::RunSql(sql) => !sql.read_only,
+        Op::Tunnel(_)
+        | Op::RestoreFile { .. }
+        | Op::RemoveCluster { .. }
+        | Op::DropDatabase(_)
+        | Op::Vacuum(_)
+        | Op::Compare { .. }
+        | Op::JudgeComparison(_)
+        | Op::Dump(_)
+        | Op::Filter(_)
+        | Op::Approve { .. }
+        | Op::Remember { .. } => false,
     }
 }
 
@@ -174,6 +198,10 @@ impl Run<'_> {
                     Err(error) => return self.stuck(&format!("`{}` could not be done", back.title), &error),
                 }
             } else {
+                if back.stays {
+                    let message = format!("{}; nothing says how to take it back", back.title);
+                    self.record(vec![EventKind::Warned { step: Some(back.step.clone()), message }])?;
+                }
                 self.record(each(&back, |step, action| EventKind::ActionUndoing { step, action }))?;
             }
             self.record(each(&back, |step, action| EventKind::ActionUndone { step, action }))?;

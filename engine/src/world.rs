@@ -34,14 +34,11 @@ use crate::{
     perform::{self, PerformCx, Progress, Report, tunnel::Held},
     plan::{Database, Plan, Step},
     platforms::{self, Platforms},
-    postgres::{
-        Environment,
-        connect::{connect, connect_read_only},
-    },
+    postgres::{Environment, connect::connect_read_only},
     preview::Server,
     receipt,
     redact::Redactor,
-    run::{ActionCx, Opened, Word, World},
+    run::{ActionCx, Opened, Receipted, Word, World},
     secret::Text,
     survey,
     template::{self, Known, Scope},
@@ -483,11 +480,15 @@ impl World for Real {
         }))
     }
 
-    async fn settle(&self, databases: BTreeSet<String>, outputs: Arc<BTreeMap<String, Outputs>>) -> Vec<String> {
+    async fn settle(
+        &self,
+        databases: BTreeMap<String, Receipted>,
+        outputs: Arc<BTreeMap<String, Outputs>>,
+    ) -> Vec<String> {
         let names = self.names(&outputs);
         let mut warnings = Vec::new();
-        for database in databases {
-            if let Err(error) = self.drop_receipts(&database, &names).await {
+        for (database, wide) in databases {
+            if let Err(error) = self.drop_receipts(&database, wide, &names).await {
                 warnings.push(format!("the receipts in `{database}` could not be dropped: {error}"));
             }
         }
@@ -501,13 +502,13 @@ impl World for Real {
 }
 
 impl Real {
-    async fn drop_receipts(&self, database: &str, names: &Lookup) -> Result<(), StepError> {
+    async fn drop_receipts(&self, database: &str, wide: Receipted, names: &Lookup) -> Result<(), StepError> {
         let Known::Now(info) = names.connection(database)? else { return Ok(()) };
         let name = format!("{} settle", claim::tag(Purpose::Work, &self.settings.run_id, self.settings.session));
-        let session = connect(&info, &name).await?;
-        let dropped = receipt::drop_receipts(&session, &self.settings.run_id).await;
-        session.close().await;
-        dropped
+        match wide {
+            Receipted::Database => receipt::drop_in(&info, &name, &self.settings.run_id).await,
+            Receipted::Server => receipt::drop_everywhere(&info, &name, &self.settings.run_id).await,
+        }
     }
 
     async fn approve(&self, step: &str, message: &str) -> Result<Output, StepError> {

@@ -134,7 +134,9 @@ impl Shown {
                     Outcome::Failed => ui.say(format!("when the cause is mended, go on with: {again}")),
                     Outcome::Paused => ui.say(format!("go on with: {again}")),
                     Outcome::NeedsPerson => ui.say(format!("when that is decided, go on with: {again}")),
-                    Outcome::Undone => ui.say(paint("all that the run did has been taken back", Tone::Good)),
+                    Outcome::Undone => {
+                        ui.say(paint("the run has been taken back; a warning above names what stays", Tone::Good))
+                    }
                     Outcome::Abandoned => {}
                 }
                 Exit::of_outcome(*outcome, worst)

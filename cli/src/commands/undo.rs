@@ -138,7 +138,7 @@ fn agreed(ui: &mut Ui, consent: &Consent) -> Option<Exit> {
 fn shown(plan: &Plan, old: &RunState, way: &WayBack) -> String {
     let mut text = format!("way back of run {} of plan {}\n", old.id, plan.name);
     for (at, back) in way.backs.iter().enumerate() {
-        let what = if back.op.is_some() { back.title.as_str() } else { "nothing needs to be done" };
+        let what = if back.op.is_some() || back.stays { back.title.as_str() } else { "nothing needs to be done" };
         text.push_str(&format!("{:>4}. {} {what}\n", at + 1, paint(&back.step, Tone::Strong)));
         for line in back.op.iter().flat_map(pgplan_engine::op::Op::shown) {
             text.push_str(&format!("        {line}\n"));

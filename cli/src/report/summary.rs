@@ -22,6 +22,7 @@ pub(crate) fn status_word(status: StepStatus) -> (&'static str, Tone) {
         StepStatus::Failed => ("failed", Tone::Bad),
         StepStatus::Tolerated => ("tolerated", Tone::Warn),
         StepStatus::Blocked => ("blocked", Tone::Warn),
+        StepStatus::Undone => ("undone", Tone::Dim),
     }
 }
 

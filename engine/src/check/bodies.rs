@@ -137,14 +137,17 @@ fn merge(into: &mut Declarations, more: Declarations) {
             }
         }
     }
-    add(&mut into.databases, more.databases);
-    add(&mut into.makes, more.makes);
-    add(&mut into.takes, more.takes);
-    add(&mut into.outputs, more.outputs);
-    add(&mut into.files, more.files);
-    add(&mut into.platforms, more.platforms);
-    add(&mut into.problems, more.problems);
-    into.open_outputs |= more.open_outputs;
+    // Named one by one, so that a new declaration is not forgotten here.
+    let Declarations { databases, makes, takes, outputs, open_outputs, destroys, files, platforms, problems } = more;
+    add(&mut into.databases, databases);
+    add(&mut into.makes, makes);
+    add(&mut into.takes, takes);
+    add(&mut into.outputs, outputs);
+    add(&mut into.destroys, destroys);
+    add(&mut into.files, files);
+    add(&mut into.platforms, platforms);
+    add(&mut into.problems, problems);
+    into.open_outputs |= open_outputs;
 }
 
 /// Checks the common keys that are evaluated when the step runs.
@@ -200,6 +203,15 @@ pub(super) fn check_names(
                     .at(&place, "named here")
                     .help(help)
             });
+        }
+        for (name, key) in &draft.declared.destroys {
+            if databases.get(name).is_some_and(|database| database.protect) {
+                problems.push(
+                    Diagnostic::error("protected_database", format!("the step destroys the database `{name}`"))
+                        .at(place_of(draft, key), "destroyed here")
+                        .help("the plan says `protect: true` of it: take that out when it may really go"),
+                );
+            }
         }
         for (name, key) in &draft.declared.platforms {
             if !platforms.is_empty() && !platforms.contains(name) && !name.contains(PLACEHOLDER) {

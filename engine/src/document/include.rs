@@ -99,7 +99,7 @@ impl Loader<'_> {
             if self.problems.len() == before {
                 self.problems.push(
                     Diagnostic::error("empty_plan", format!("{} is empty", file.name))
-                        .help("`pgplan init` writes a plan to begin with"),
+                        .help("`pgplan kinds` lists what a step can be"),
                 );
             }
             return None;

@@ -14,7 +14,7 @@ use crate::{
 /// Asks a person for consent and waits for it.
 ///
 /// On a terminal the question is asked; elsewhere the run stops with exit code 5 and goes on when it is applied again
-/// with the consent (`pgplan resolve STEP --as done`, or `--yes`).
+/// with the consent (`pgplan approve RUN STEP`, or `--yes`).
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Approve {

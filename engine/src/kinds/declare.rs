@@ -53,6 +53,8 @@ pub struct Declarations {
     pub outputs: Vec<(String, bool)>,
     /// Whether outputs with other names may appear (captures named at run time).
     pub open_outputs: bool,
+    /// Databases that the step destroys, with the key that names each.
+    pub destroys: Vec<(String, Key)>,
     /// Files that belong to the step's fingerprint, relative to the plan.
     pub files: Vec<(PathBuf, Key)>,
     /// Platforms named.
@@ -76,6 +78,12 @@ impl Declarations {
     /// Declares that the step changes the database named under `key`.
     pub fn changes(&mut self, database: &str, at: &str) {
         self.databases.push((database.to_owned(), key([at]), Use::Changes));
+    }
+
+    /// Declares that the step destroys the database named under `key`, which changes it, too.
+    pub fn destroys(&mut self, database: &str, at: &str) {
+        self.changes(database, at);
+        self.destroys.push((database.to_owned(), key([at])));
     }
 
     /// Declares that the step makes something for its descendants.

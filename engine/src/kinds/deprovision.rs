@@ -54,7 +54,7 @@ impl Kind for Deprovision {
     const EXAMPLE: &'static str = "deprovision: { database: source, platform: dokku, name: shop-db-15 }";
 
     fn check(&self, to: &mut Declarations) {
-        to.changes(&self.database, "database");
+        to.destroys(&self.database, "database");
         match (&self.platform, &self.managed) {
             (Some(platform), None) => {
                 to.platform(platform, "platform");

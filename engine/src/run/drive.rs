@@ -1,6 +1,10 @@
 //! The loop: ask the schedule, make it durable, let workers do it, hear what they say.
 
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use tokio::{
     sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel},
@@ -9,7 +13,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{ActionCx, Ending, Message, Opened, Run, RunError, Stop, Wishes, Word, Words, World};
+use super::{ActionCx, Ending, Message, Opened, Receipted, Run, RunError, Stop, Wishes, Word, Words, World};
 use crate::{
     action::{Effect, Output, OutputValue},
     attempt::{bounded, wait_before_retry},
@@ -67,10 +71,17 @@ impl Run<'_> {
     }
 
     /// Returns the databases of the plan in which the run's steps, or what took them back, may have left receipts.
-    fn receipted(&self) -> BTreeSet<String> {
+    fn receipted(&self) -> BTreeMap<String, Receipted> {
         let actions = self.state.steps.values().flat_map(|step| &step.actions);
         let begun = actions.filter(|action| action.started_at.is_some());
-        begun.filter_map(|action| receipted_in(&action.action.op)).chain(self.taken_back_in.iter().cloned()).collect()
+        let mut all = BTreeMap::new();
+        for (database, wide) in
+            begun.filter_map(|action| receipted_in(&action.action.op)).chain(self.taken_back_in.iter().cloned())
+        {
+            let widest = all.entry(database).or_insert(wide);
+            *widest = wide.max(*widest);
+        }
+        all
     }
 
     async fn turn<W: World>(
@@ -360,11 +371,11 @@ impl Run<'_> {
     }
 }
 
-/// Returns the database of the plan in which an operation leaves a receipt.
-pub(crate) fn receipted_in(op: &Op) -> Option<String> {
+/// Returns the database of the plan in which an operation leaves receipts, and whether others of its server get some.
+pub(crate) fn receipted_in(op: &Op) -> Option<(String, Receipted)> {
     match op {
-        Op::RunSql(sql) if sql.transaction && !sql.read_only => Some(sql.database.clone()),
-        Op::Restore(restore) => Some(restore.into.clone()),
+        Op::RunSql(sql) if sql.transaction && !sql.read_only => Some((sql.database.clone(), Receipted::Database)),
+        Op::Restore(restore) => Some((restore.into.clone(), Receipted::Server)),
         _ => None,
     }
 }
