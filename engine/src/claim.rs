@@ -26,7 +26,7 @@ use crate::{
     kinds::{Use, declare::Key},
     postgres::{
         ConnInfo, Session,
-        connect::connect,
+        connect::{LONGEST_NAME, connect, fitting},
         pooler,
         quote::literal,
         rows::{first, rows, text},
@@ -39,8 +39,6 @@ const LOCK_CLASS: i32 = 0x7067_706c;
 const WHOLE_SERVER: i32 = 1;
 /// How long sessions of an earlier session of this run may take to end once they are told to.
 const LEFTOVERS: Duration = Duration::from_secs(30);
-/// The longest `application_name` that a server keeps, bytes (`NAMEDATALEN` - 1).
-const LONGEST_NAME: usize = 63;
 
 /// What a session of ours is for; its name in `pg_stat_activity` begins with it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -67,14 +65,6 @@ impl Purpose {
 #[must_use]
 pub fn tag(purpose: Purpose, run: &str, session: u32) -> String {
     format!("{} {run}.{session}", purpose.word())
-}
-
-/// Returns a name of at most 63 bytes, cut at a character.
-#[must_use]
-pub fn fitting(mut name: String, longest: usize) -> String {
-    let end = (0..=longest.min(name.len())).rev().find(|at| name.is_char_boundary(*at)).unwrap_or_default();
-    name.truncate(end);
-    name
 }
 
 /// The claims of one session of a run.
@@ -274,15 +264,4 @@ pub fn uses(declared: &[(String, Key, Use)]) -> BTreeMap<&str, Use> {
 /// or pg_hba.conf does not list it.
 fn is_about_the_database(error: &StepError) -> bool {
     matches!(error.sqlstate.as_deref(), Some("3D000" | "42501" | "28000" | "55000"))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn names_are_cut_at_characters() {
-        assert_eq!(fitting("ééé".to_owned(), 3), "é");
-        assert_eq!(fitting("abc".to_owned(), 63), "abc");
-    }
 }
