@@ -204,3 +204,25 @@ fn the_password_of_the_state_is_nowhere() {
     let bad = env.pgplan(&["runs", "--state", "postgres://u:secret@h:port/d"]).expect(2);
     assert!(!bad.stderr.contains("secret"), "{}", bad.stderr);
 }
+
+#[test]
+fn a_dump_that_lies_on_another_machine_is_told_about() {
+    let server = server();
+    let (here, there) = (TestEnv::new(), TestEnv::new());
+    server.psql("postgres", "CREATE DATABASE copy");
+    let text = format!(
+        "version: 1\nname: move\ndatabases:\n  app: {{ url: \"{}\" }}\n  copy: {{ url: \"{}\" }}\nsteps:\n  \
+         - id: save\n    dump: {{ from: app }}\n  - restore: {{ into: copy }}\n",
+        server.url("app"),
+        server.url("copy")
+    );
+    for env in [&here, &there] {
+        env.write("p.yaml", &text);
+    }
+    let state = server.url("state");
+    here.pgplan(&["apply", "p.yaml", "--until", "save", "--state", &state]).expect(0);
+    let failed = there.pgplan(&["apply", "p.yaml", "--state", &state]).expect(1);
+    assert!(failed.stderr.contains("go on where step `save` ran"), "{}", failed.stderr);
+    here.pgplan(&["apply", "p.yaml", "--state", &state]).expect(0);
+    assert_eq!(server.psql("copy", "SELECT open FROM gate"), "f");
+}
