@@ -1,9 +1,9 @@
 //! The command line.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
-use pgplan_engine::op::Exec;
+use pgplan_engine::{journal::Location, op::Exec};
 
 use crate::{commands, ui::Color};
 
@@ -31,18 +31,16 @@ Exit codes:
   6   a check or a verification found a blocker
   70  a bug in pgplan";
 
-/// The folder of the journal when nothing else is said.
-const STATE: &str = ".pgplan";
-
 /// Options of every command.
 #[derive(Debug, Args)]
 pub(crate) struct Global {
     /// When to colour what is printed
     #[arg(long, global = true, value_enum, default_value_t, value_name = "WHEN")]
     pub(crate) color: Color,
-    /// Folder of the journal and the runs' files
-    #[arg(long, global = true, env = "PGPLAN_STATE", default_value = STATE, value_name = "FOLDER")]
-    pub(crate) state: PathBuf,
+    /// Where the journal is: a folder, or the postgres:// URL of a database that several machines share; default: what
+    /// the plan says, else the folder .pgplan
+    #[arg(long, global = true, env = "PGPLAN_STATE", hide_env_values = true, value_name = "FOLDER|URL")]
+    pub(crate) state: Option<PathBuf>,
 }
 
 /// The commands, one file each.
@@ -81,13 +79,13 @@ pub(crate) struct PlanArgs {
 
 impl PlanArgs {
     /// Returns the command line that does this to the same run of the same plan.
-    pub(crate) fn command(&self, verb: &str, state: &Path) -> String {
+    ///
+    /// `state` is where the journal is, when that was said beside the plan; its password is left out.
+    pub(crate) fn command(&self, verb: &str, state: Option<&Location>) -> String {
         let mut words = vec!["pgplan".to_owned(), verb.to_owned(), self.file.display().to_string()];
         words.extend(self.vars.iter().flat_map(|var| ["--var".to_owned(), var.clone()]));
         words.extend(self.platforms.iter().flat_map(|file| ["--platform".to_owned(), file.display().to_string()]));
-        if state != Path::new(STATE) {
-            words.extend(["--state".to_owned(), state.display().to_string()]);
-        }
+        words.extend(state.into_iter().flat_map(|state| ["--state".to_owned(), state.to_string()]));
         Exec { argv: words.iter().map(|word| word.as_str().into()).collect(), ..Exec::default() }.to_string()
     }
 }

@@ -71,6 +71,7 @@ impl Exit {
         match error {
             JournalError::Held { .. } | JournalError::LeaseLost | JournalError::Format { .. } => Self::Refused,
             JournalError::NoSuchRun(_) => Self::BadInput,
+            JournalError::Server { error, .. } => Self::of_error(error.kind),
             JournalError::Store { .. } | JournalError::Io { .. } | JournalError::Damaged { .. } => Self::Failed,
         }
     }

@@ -120,8 +120,19 @@ impl DumpArtifact {
     /// [`ErrorKind::Io`] when it cannot be read, [`ErrorKind::Verification`] when it is not what was written.
     pub fn verify(&self, run_dir: &Path) -> Result<(), StepError> {
         let path = self.file(run_dir);
-        let (bytes, sha256) = digest(&path).map_err(|error| StepError::io("read the dump", &path, &error))?;
+        let (bytes, sha256) = digest(&path).map_err(|error| self.unreadable("read the dump", &path, &error))?;
         self.compare(&path, bytes, &sha256)
+    }
+
+    /// Returns why the dump cannot be read; one that is missing may lie on the machine where its step ran.
+    pub(crate) fn unreadable(&self, doing: &str, path: &Path, error: &io::Error) -> StepError {
+        let new = StepError::io(doing, path, error);
+        if self.step.is_empty() || error.kind() != io::ErrorKind::NotFound {
+            return new;
+        }
+        let step = &self.step;
+        new.detail(format!("step `{step}` wrote it; a run's files stay on the machine that made them"))
+            .help(format!("go on where step `{step}` ran, or make the dump again: apply with --rerun {step}"))
     }
 
     /// Compares what was read of the dump with what was written.

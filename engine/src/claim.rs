@@ -17,7 +17,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use tokio::{
     sync::Mutex,
-    time::{Instant, sleep, timeout},
+    time::{Instant, sleep},
 };
 
 use crate::{
@@ -26,9 +26,10 @@ use crate::{
     kinds::{Use, declare::Key},
     postgres::{
         ConnInfo, Session,
-        connect::connect,
+        connect::{LONGEST_NAME, connect, fitting},
+        pooler,
         quote::literal,
-        rows::{rows, text},
+        rows::{first, rows, text},
     },
     survey::MAINTENANCE,
 };
@@ -38,10 +39,6 @@ const LOCK_CLASS: i32 = 0x7067_706c;
 const WHOLE_SERVER: i32 = 1;
 /// How long sessions of an earlier session of this run may take to end once they are told to.
 const LEFTOVERS: Duration = Duration::from_secs(30);
-/// How long an idle pooler may take to find a second server session before it counts as one that has none.
-const SECOND_SESSION: Duration = Duration::from_secs(3);
-/// The longest `application_name` that a server keeps, bytes (`NAMEDATALEN` - 1).
-const LONGEST_NAME: usize = 63;
 
 /// What a session of ours is for; its name in `pg_stat_activity` begins with it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -68,14 +65,6 @@ impl Purpose {
 #[must_use]
 pub fn tag(purpose: Purpose, run: &str, session: u32) -> String {
     format!("{} {run}.{session}", purpose.word())
-}
-
-/// Returns a name of at most 63 bytes, cut at a character.
-#[must_use]
-pub fn fitting(mut name: String, longest: usize) -> String {
-    let end = (0..=longest.min(name.len())).rev().find(|at| name.is_char_boundary(*at)).unwrap_or_default();
-    name.truncate(end);
-    name
 }
 
 /// The claims of one session of a run.
@@ -136,7 +125,11 @@ impl Claims {
             _ => {}
         }
         let session = self.connect(info).await?;
-        let claimed = match self.refuse_pooler(&session, info).await {
+        let direct = match self.connect(info).await {
+            Ok(second) => pooler::refuse(&session, second).await,
+            Err(error) => Err(error),
+        };
+        let claimed = match direct {
             Ok(()) => self.lock(&session).await,
             Err(error) => Err(error),
         };
@@ -252,31 +245,6 @@ impl Claims {
         }
         Ok(())
     }
-
-    /// Finds out whether a pooler gives each transaction another server session.
-    ///
-    /// While a second connection is inside a transaction, it has a server session for itself; the first connection then
-    /// gets another one than before if it has none of its own, or none at all.
-    async fn refuse_pooler(&self, session: &Session, info: &ConnInfo) -> Result<(), StepError> {
-        let doing = "look for a pooler";
-        let ask = "SELECT pg_catalog.pg_backend_pid()";
-        let before = first(session, doing, ask).await?;
-        let second = self.connect(info).await?;
-        let begun = second.client().batch_execute("BEGIN; SELECT 1").await;
-        let after = timeout(SECOND_SESSION, first(session, doing, ask)).await;
-        second.close().await;
-        begun.map_err(|error| session.error(doing, &error))?;
-        match after {
-            Ok(Ok(after)) if after == before => Ok(()),
-            Ok(Err(error)) => Err(error),
-            Ok(Ok(_)) | Err(_) => {
-                let message = format!("{} is reached through a transaction pooler", session.label());
-                Err(StepError::new(ErrorKind::Refused, message)
-                    .detail("its locks, settings and temporary objects do not outlive a transaction")
-                    .help("give the address of the server itself, or of a pool with `pool_mode = session`"))
-            }
-        }
-    }
 }
 
 /// Returns the databases that a step declares with the strongest use that it makes of each.
@@ -296,20 +264,4 @@ pub fn uses(declared: &[(String, Key, Use)]) -> BTreeMap<&str, Use> {
 /// or pg_hba.conf does not list it.
 fn is_about_the_database(error: &StepError) -> bool {
     matches!(error.sqlstate.as_deref(), Some("3D000" | "42501" | "28000" | "55000"))
-}
-
-async fn first(session: &Session, doing: &str, sql: &str) -> Result<Option<String>, StepError> {
-    let found = rows(session, doing, sql).await?;
-    Ok(found.first().and_then(|row| row.get(0)).map(str::to_owned))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn names_are_cut_at_characters() {
-        assert_eq!(fitting("ééé".to_owned(), 3), "é");
-        assert_eq!(fitting("abc".to_owned(), 63), "abc");
-    }
 }

@@ -18,6 +18,7 @@ pub mod graph;
 pub mod guard;
 pub mod journal;
 pub mod kinds;
+pub mod locate;
 pub mod lookup;
 pub mod op;
 pub mod pattern;

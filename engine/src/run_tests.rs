@@ -137,7 +137,7 @@ fn me() -> Holder {
 }
 
 fn journal(folder: &tempfile::TempDir) -> Journal {
-    let mut journal = Journal::open(folder.path()).unwrap();
+    let mut journal = Journal::open_folder(folder.path()).unwrap();
     journal.acquire("t", &me()).unwrap();
     journal
 }

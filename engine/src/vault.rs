@@ -71,6 +71,24 @@ impl Vault {
         }
         Ok(())
     }
+
+    /// Reads secrets of the plan by name, also those given by a program.
+    ///
+    /// # Errors
+    /// As [`Vault::read_all`].
+    pub async fn read_named(
+        &self,
+        plan: &Plan,
+        env: &BTreeMap<String, String>,
+        names: impl Iterator<Item = &str>,
+    ) -> Result<(), StepError> {
+        for name in names {
+            if let Some(source) = plan.secrets.get(name) {
+                self.put(&format!("secrets.{name}"), read(name, source, plan, env, &self.redactor).await?);
+            }
+        }
+        Ok(())
+    }
 }
 
 async fn read(

@@ -24,7 +24,7 @@ use crate::{
     error::{ErrorKind, StepError},
     event::Holder,
     facts::{Depth, Facts, Look, ServerFacts},
-    journal::sqlite::process_start,
+    journal::{apart::Apart, sqlite::process_start},
     kinds::{self, ExpandCx, Use},
     lookup::{Lookup, plan_error},
     op::{
@@ -34,7 +34,7 @@ use crate::{
     perform::{self, PerformCx, Progress, Report, tunnel::Held},
     plan::{Database, Plan, Step},
     platforms::{self, Platforms},
-    postgres::{Environment, connect::connect_read_only},
+    postgres::{ConnInfo, Environment, connect::connect_read_only},
     preview::Server,
     receipt,
     redact::Redactor,
@@ -89,6 +89,8 @@ pub struct Settings {
     pub changed_before: BTreeSet<String>,
     /// Steps that a person has approved from elsewhere, for the plan as it is.
     pub approved: BTreeSet<String>,
+    /// The database of the journal, when it is in one: it must be none of the plan's.
+    pub state: Option<ConnInfo>,
 }
 
 /// The real world.
@@ -104,6 +106,7 @@ pub struct Real {
     held: Arc<Held>,
     claims: Claims,
     checked: Mutex<BTreeSet<String>>,
+    apart: Apart,
     seen: Mutex<BTreeMap<String, Server>>,
 }
 
@@ -127,11 +130,14 @@ impl Real {
     /// Reads the secrets and platforms, finds the client programs and makes the run's folder.
     ///
     /// # Errors
-    /// When a secret or a platform cannot be read or the folder cannot be made.
+    /// When a secret or a platform cannot be read, the folder cannot be made, or the journal is in a database of the plan.
     pub async fn new(plan: Arc<Plan>, settings: Settings, vars: BTreeMap<String, String>) -> Result<Self, StepError> {
         let redactor = Arc::new(Redactor::new());
         let vault = Arc::new(Vault::new(Arc::clone(&redactor)));
         vault.read_all(&plan, &vars, settings.allow_programs).await?;
+        if let Some(password) = settings.state.as_ref().and_then(|info| info.password_for(info.hosts.first()?)) {
+            redactor.add("state.password", password);
+        }
         let clients = Arc::new(Clients::find(&Places::from_vars(&vars)).await);
         let platforms = Arc::new(load_platforms(&settings.platforms)?);
         if !settings.dry_run {
@@ -139,10 +145,12 @@ impl Real {
                 .map_err(|error| StepError::new(ErrorKind::Io, error.to_string()))?;
         }
         let claims = Claims::new(&settings.run_id, settings.session, &this_process());
-        Ok(Self {
+        let apart = Apart::new(&plan.name, settings.state.as_ref());
+        let world = Self {
             plan,
             settings,
             claims,
+            apart,
             started_at: Timestamp::now(),
             environment: Arc::new(Environment::from_vars(vars)),
             vault,
@@ -152,7 +160,9 @@ impl Real {
             held: Arc::new(Held::default()),
             checked: Mutex::default(),
             seen: Mutex::default(),
-        })
+        };
+        world.refuse_own_state().await?;
+        Ok(world)
     }
 
     /// Returns the values for templates: those of finished steps, and of all others that they are not known yet.
@@ -192,12 +202,24 @@ impl Real {
         }
         for (database, how) in uses(&step.declared.databases) {
             let Known::Now(info) = names.connection(database)? else { continue };
+            Box::pin(self.apart.refuse(database, &info)).await?;
             match how {
                 Use::Changes => self.claims.claim(database, &info).await?,
                 Use::Reads => self.claims.look(database, &info).await?,
             }
         }
         Ok(())
+    }
+
+    /// Refuses the plan when its journal is in one of its databases that can be reached now.
+    async fn refuse_own_state(&self) -> Result<(), StepError> {
+        let names = self.names(&BTreeMap::new());
+        let known = self.plan.databases.keys().filter_map(|name| match names.connection(name) {
+            Ok(Known::Now(info)) => Some((name, info)),
+            // It is looked at before the first step that uses it.
+            Ok(Known::After(_)) | Err(_) => None,
+        });
+        self.apart.refuse_any(known).await
     }
 
     /// Looks at what a kind asks for.

@@ -19,8 +19,8 @@ pub(crate) struct Abandon {
 }
 
 impl Abandon {
-    pub(crate) fn run(&self, ui: &mut Ui, folder: &Path) -> io::Result<Exit> {
-        let mut found = match find_run(ui, folder, &self.run) {
+    pub(crate) fn run(&self, ui: &mut Ui, state: Option<&Path>) -> io::Result<Exit> {
+        let mut found = match find_run(ui, state, &self.run)? {
             Ok(found) => found,
             Err(exit) => return Ok(exit),
         };

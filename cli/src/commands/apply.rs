@@ -57,26 +57,26 @@ pub(crate) struct Apply {
 }
 
 impl Apply {
-    pub(crate) fn run(&self, ui: &mut Ui, folder: &Path) -> io::Result<Exit> {
+    pub(crate) fn run(&self, ui: &mut Ui, state: Option<&Path>) -> io::Result<Exit> {
         if self.dry_run {
-            return PlanCommand::of(&self.plan).run(ui, folder);
+            return PlanCommand::of(&self.plan).run(ui, state);
         }
         let saved = match Given::read(ui, &self.plan) {
             Ok(saved) => saved,
             Err(exit) => return Ok(exit),
         };
         let args = saved.as_ref().map_or_else(|| self.plan.clone(), Given::args);
-        let mut session = match Session::open(ui, &args, folder, self.fresh)? {
+        let mut session = match Session::open(ui, &args, state, self.fresh)? {
             Ok(session) => session,
             Err(exit) => return Ok(exit),
         };
         let old = session.unfinished().filter(|_| !self.fresh);
-        let stale = saved.as_ref().and_then(|saved| saved.refuse_plan(ui, &session.plan, folder, old));
+        let stale = saved.as_ref().and_then(|saved| saved.refuse_plan(ui, &session.plan, &session.state.runs, old));
         let result = match stale.or_else(|| self.refuse(ui, &session)) {
             Some(exit) => Ok(exit),
             None => {
                 let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-                let result = runtime.block_on(self.session(ui, folder, &mut session, &args.platforms, saved.as_ref()));
+                let result = runtime.block_on(self.session(ui, state, &mut session, &args.platforms, saved.as_ref()));
                 runtime.shutdown_timeout(std::time::Duration::from_secs(1));
                 result
             }
@@ -115,7 +115,7 @@ impl Apply {
     async fn session(
         &self,
         ui: &mut Ui,
-        folder: &Path,
+        state: Option<&Path>,
         session: &mut Session,
         platforms: &[PathBuf],
         saved: Option<&Given>,
@@ -125,8 +125,9 @@ impl Apply {
         let id = resumed.as_ref().map_or_else(new_run_id, |old| old.id.clone());
         let bars = self.shown.bars(ui);
         let consent = self.shown.consent(ui, bars.as_ref());
-        let settings = session.settings(folder, &id, resumed.as_ref(), platforms, consent.clone())?;
+        let settings = session.settings(&id, resumed.as_ref(), platforms, consent.clone());
         let wishes = Wishes { until: self.until.clone(), run_dir: settings.run_dir.clone() };
+        let location = session.state.location.clone();
         let world = match Real::new(Arc::clone(&session.plan), settings, crate::args::environment()).await {
             Ok(world) => world,
             Err(error) => {
@@ -162,7 +163,7 @@ impl Apply {
         };
         let stop = Stop::default();
         listen(&stop, &now, handle)?;
-        let command = |verb: &str| self.plan.command(verb, folder);
+        let command = |verb: &str| self.plan.command(verb, state.map(|_| &location));
         match Box::pin(self.drive(&mut run, &world, &wishes, &stop, &consent)).await {
             // What led back was a step that failed, however well the way back went.
             Ok(ending @ Ending::Ended(Outcome::Undone)) => {

@@ -18,8 +18,8 @@ pub(crate) struct Approve {
 }
 
 impl Approve {
-    pub(crate) fn run(&self, ui: &mut Ui, folder: &Path) -> io::Result<Exit> {
-        let mut found = match find_run(ui, folder, &RunArgs { run: Some(self.run.clone()) }) {
+    pub(crate) fn run(&self, ui: &mut Ui, state: Option<&Path>) -> io::Result<Exit> {
+        let mut found = match find_run(ui, state, &RunArgs { run: Some(self.run.clone()) })? {
             Ok(found) => found,
             Err(exit) => return Ok(exit),
         };

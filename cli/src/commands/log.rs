@@ -16,8 +16,8 @@ pub(crate) struct Log {
 }
 
 impl Log {
-    pub(crate) fn run(&self, ui: &mut Ui, folder: &Path) -> io::Result<Exit> {
-        let found = match find_run(ui, folder, &self.run) {
+    pub(crate) fn run(&self, ui: &mut Ui, state: Option<&Path>) -> io::Result<Exit> {
+        let found = match find_run(ui, state, &self.run)? {
             Ok(found) => found,
             Err(exit) => return Ok(exit),
         };

@@ -1,10 +1,11 @@
 //! One file per command: arguments, help and body.
 
-use std::path::Path;
+use std::{io, path::Path};
 
 use pgplan_engine::{
+    error::StepError,
     event::Event,
-    journal::{Journal, JournalError},
+    journal::{Journal, JournalError, Location},
     state::RunState,
 };
 
@@ -27,17 +28,22 @@ mod saved;
 pub(crate) mod schema;
 mod session;
 mod shown;
+mod state;
 pub(crate) mod status;
 pub(crate) mod undo;
 
 /// Tells why the journal cannot be used and returns the exit code.
 pub(crate) fn journal_failed(ui: &mut Ui, error: &JournalError) -> Exit {
+    if let JournalError::Server { error: cause, .. } = error {
+        ui.error(&StepError { message: error.to_string(), ..cause.as_ref().clone() });
+        return Exit::of_journal(error);
+    }
     let help = match error {
         JournalError::Held { .. } => "wait until it has ended, or stop it; a dead one's lock is taken over by itself",
         JournalError::LeaseLost => "look with `pgplan status` who runs it now",
-        JournalError::Format { .. } => "use a newer pgplan, or another --state folder",
+        JournalError::Format { .. } => "use a newer pgplan, or another --state",
         JournalError::NoSuchRun(_) => "`pgplan runs` lists the runs",
-        JournalError::Store { .. } | JournalError::Io { .. } => {
+        JournalError::Store { .. } | JournalError::Server { .. } | JournalError::Io { .. } => {
             "check the folder given with --state, its rights and space"
         }
         JournalError::Damaged { .. } => "the journal was changed by another program; restore it from a backup",
@@ -57,12 +63,19 @@ pub(crate) struct Found {
 }
 
 /// Finds the run that the arguments name, or tells why there is none.
-pub(crate) fn find_run(ui: &mut Ui, folder: &Path, args: &RunArgs) -> Result<Found, Exit> {
-    let journal = match Journal::open_existing(folder) {
+pub(crate) fn find_run(ui: &mut Ui, state: Option<&Path>, args: &RunArgs) -> io::Result<Result<Found, Exit>> {
+    Ok(match state::of_runs(ui, state)? {
+        Ok(state) => find_in(ui, &state.location, args),
+        Err(exit) => Err(exit),
+    })
+}
+
+fn find_in(ui: &mut Ui, location: &Location, args: &RunArgs) -> Result<Found, Exit> {
+    let journal = match Journal::open_existing(location) {
         Ok(Some(journal)) => journal,
         Ok(None) => {
-            let help = "apply a plan first, or name the folder with --state";
-            ui.fail(format!("there is no journal in {}", folder.display()), help);
+            let help = "apply a plan first, or name the journal's folder or database with --state";
+            ui.fail(format!("there is no journal in {location}"), help);
             return Err(Exit::BadInput);
         }
         Err(error) => return Err(journal_failed(ui, &error)),
@@ -74,7 +87,7 @@ pub(crate) fn find_run(ui: &mut Ui, folder: &Path, args: &RunArgs) -> Result<Fou
     });
     let Some(run) = wanted else {
         let name = args.run.as_deref().unwrap_or("at all");
-        ui.fail(format!("there is no run {name} in {}", folder.display()), "`pgplan runs` lists the runs");
+        ui.fail(format!("there is no run {name} in {location}"), "`pgplan runs` lists the runs");
         return Err(Exit::BadInput);
     };
     let events = journal.events(&run.id).map_err(|error| journal_failed(ui, &error))?;

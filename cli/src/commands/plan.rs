@@ -15,6 +15,7 @@ use pgplan_engine::{
 use super::{
     load::load,
     saved::{self, Given},
+    state,
 };
 use crate::{args::PlanArgs, exit::Exit, report::preview as show, ui::Ui};
 
@@ -56,7 +57,7 @@ impl PlanCommand {
         Self { plan: plan.clone(), format: Format::Text, allow_programs: false, out: None }
     }
 
-    pub(crate) fn run(&self, ui: &mut Ui, folder: &Path) -> io::Result<Exit> {
+    pub(crate) fn run(&self, ui: &mut Ui, state: Option<&Path>) -> io::Result<Exit> {
         match Given::read(ui, &self.plan) {
             Ok(Some(given)) if self.out.is_none() => {
                 self.show(ui, &given.saved.preview)?;
@@ -73,16 +74,24 @@ impl PlanCommand {
             Ok(plan) => Arc::new(plan),
             Err(exit) => return Ok(exit),
         };
+        let runs = match state::runs(state, &plan) {
+            Ok(runs) => runs,
+            Err(error) => {
+                ui.error(&error);
+                return Ok(Exit::of_error(error.kind));
+            }
+        };
         let settings = Settings {
             run_id: "dry-run".to_owned(),
             session: 0,
-            run_dir: std::path::absolute(folder)?.join("runs").join("RUN"),
+            run_dir: runs.join("RUN"),
             platforms: self.plan.platforms.clone(),
             consent: Consent::Nobody,
             allow_programs: self.allow_programs,
             dry_run: true,
             changed_before: BTreeSet::new(),
             approved: BTreeSet::new(),
+            state: None,
         };
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
         runtime.block_on(async {

@@ -40,8 +40,8 @@ pub(crate) struct Resolve {
 }
 
 impl Resolve {
-    pub(crate) fn run(&self, ui: &mut Ui, folder: &Path) -> io::Result<Exit> {
-        let found = match find_run(ui, folder, &RunArgs { run: self.run.clone() }) {
+    pub(crate) fn run(&self, ui: &mut Ui, state: Option<&Path>) -> io::Result<Exit> {
+        let found = match find_run(ui, state, &RunArgs { run: self.run.clone() })? {
             Ok(found) => found,
             Err(exit) => return Ok(exit),
         };

@@ -2,10 +2,13 @@ use std::path::Path;
 
 use clap::Args;
 use comfy_table::{Table, presets};
-use pgplan_engine::{journal::Journal, state::RunState};
+use pgplan_engine::{
+    journal::{Journal, Location},
+    state::RunState,
+};
 use serde_json::json;
 
-use super::journal_failed;
+use super::{journal_failed, state};
 use crate::{
     exit::Exit,
     report::summary::between,
@@ -21,8 +24,12 @@ pub(crate) struct Runs {
 }
 
 impl Runs {
-    pub(crate) fn run(&self, ui: &mut Ui, folder: &Path) -> Result<Exit, std::io::Error> {
-        let states = match read(folder) {
+    pub(crate) fn run(&self, ui: &mut Ui, state: Option<&Path>) -> Result<Exit, std::io::Error> {
+        let state = match state::of_runs(ui, state)? {
+            Ok(state) => state,
+            Err(exit) => return Ok(exit),
+        };
+        let states = match read(&state.location) {
             Ok(states) => states,
             Err(error) => return Ok(journal_failed(ui, &error)),
         };
@@ -51,8 +58,8 @@ impl Runs {
     }
 }
 
-fn read(folder: &Path) -> Result<Vec<RunState>, pgplan_engine::journal::JournalError> {
-    let Some(journal) = Journal::open_existing(folder)? else { return Ok(Vec::new()) };
+fn read(location: &Location) -> Result<Vec<RunState>, pgplan_engine::journal::JournalError> {
+    let Some(journal) = Journal::open_existing(location)? else { return Ok(Vec::new()) };
     let mut states = Vec::new();
     for run in journal.runs()? {
         let state = RunState::fold(&run.id, &journal.events(&run.id)?);

@@ -72,10 +72,10 @@ impl Given {
     }
 
     /// Refuses a plan that has changed, and to go on with a run that was not begun from here.
-    pub(crate) fn refuse_plan(&self, ui: &mut Ui, plan: &Plan, folder: &Path, old: Option<&RunState>) -> Option<Exit> {
+    pub(crate) fn refuse_plan(&self, ui: &mut Ui, plan: &Plan, runs: &Path, old: Option<&RunState>) -> Option<Exit> {
         let file = self.file.display();
         if let Some(old) = old {
-            match fs::read_to_string(folder.join("runs").join(&old.id).join(COPY)) {
+            match fs::read_to_string(runs.join(&old.id).join(COPY)) {
                 Ok(copy) if copy == self.text => {}
                 Ok(_) => return Some(self.not_its_run(ui, &old.id)),
                 Err(error) if error.kind() == io::ErrorKind::NotFound => return Some(self.not_its_run(ui, &old.id)),

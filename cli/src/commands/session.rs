@@ -10,7 +10,7 @@ use std::{
 use indicatif::MultiProgress;
 use pgplan_engine::{
     event::Holder,
-    journal::{Journal, JournalError, RunLine},
+    journal::{Journal, JournalError, Location, RunLine},
     kinds::Use,
     plan::{Plan, Step},
     run::{RunError, Stop},
@@ -19,7 +19,11 @@ use pgplan_engine::{
 };
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::{journal_failed, load::load};
+use super::{
+    journal_failed,
+    load::load,
+    state::{self, State},
+};
 use crate::{args::PlanArgs, exit::Exit, report::now::Now, ui::Ui};
 
 /// A plan, the lease on it, and its newest run.
@@ -28,6 +32,8 @@ pub(crate) struct Session {
     pub(crate) plan: Arc<Plan>,
     /// The journal; this process holds the plan's lease.
     pub(crate) journal: Journal,
+    /// Where the journal is.
+    pub(crate) state: State,
     /// This process.
     pub(crate) me: Holder,
     /// The plan's newest run.
@@ -37,13 +43,22 @@ pub(crate) struct Session {
 impl Session {
     /// Reads the plan and takes its lease; what is wrong has been told when there is none. A `fresh` run is begun with
     /// the variables given now only, whatever an unfinished one was begun with.
-    pub(crate) fn open(ui: &mut Ui, args: &PlanArgs, folder: &Path, fresh: bool) -> io::Result<Result<Self, Exit>> {
+    pub(crate) fn open(
+        ui: &mut Ui,
+        args: &PlanArgs,
+        state: Option<&Path>,
+        fresh: bool,
+    ) -> io::Result<Result<Self, Exit>> {
         let plan = match load(ui, args)? {
             Ok(plan) => plan,
             Err(exit) => return Ok(Err(exit)),
         };
+        let state = match state::of_plan(ui, state, &plan)? {
+            Ok(state) => state,
+            Err(exit) => return Ok(Err(exit)),
+        };
         let me = this_process();
-        let opened = Journal::open(folder).and_then(|mut journal| {
+        let opened = Journal::open(&state.location).and_then(|mut journal| {
             journal.acquire(&plan.name, &me)?;
             let last = newest(&journal, &plan)?;
             Ok((journal, last))
@@ -59,7 +74,7 @@ impl Session {
             },
             None => plan,
         };
-        Ok(Ok(Self { plan: Arc::new(plan), journal, me, last }))
+        Ok(Ok(Self { plan: Arc::new(plan), journal, state, me, last }))
     }
 
     /// Gives the lease back; the command ends as `result` says.
@@ -78,25 +93,28 @@ impl Session {
     /// Returns what a session of a run may do; `resumed` is the run that is taken up.
     pub(crate) fn settings(
         &self,
-        folder: &Path,
         id: &str,
         resumed: Option<&RunState>,
         platforms: &[PathBuf],
         consent: Consent,
-    ) -> io::Result<Settings> {
+    ) -> Settings {
         let approvals = resumed.map(|old| &old.approvals).into_iter().flatten();
         let approved = approvals.filter(|(_, fingerprint)| **fingerprint == self.plan.fingerprint);
-        Ok(Settings {
+        Settings {
             run_id: id.to_owned(),
             session: resumed.map_or(0, |old| old.resumes + 1),
-            run_dir: std::path::absolute(folder)?.join("runs").join(id),
+            run_dir: self.state.runs.join(id),
             platforms: platforms.to_vec(),
             consent,
             allow_programs: true,
             dry_run: false,
             changed_before: resumed.map(|old| changed_databases(&self.plan, old)).unwrap_or_default(),
             approved: approved.map(|(step, _)| step.clone()).collect(),
-        })
+            state: match &self.state.location {
+                Location::Folder(_) => None,
+                Location::Server(info) => Some(info.as_ref().clone()),
+            },
+        }
     }
 }
 

@@ -1,10 +1,13 @@
 use std::{io, path::Path};
 
 use clap::Args;
-use pgplan_engine::state::{ActionStatus, RunState, StepStatus};
+use pgplan_engine::{
+    state::{ActionStatus, RunState, StepStatus},
+    world::this_process,
+};
 use serde_json::json;
 
-use super::{find_run, runs::word};
+use super::{find_run, journal_failed, runs::word};
 use crate::{
     args::RunArgs,
     exit::Exit,
@@ -23,14 +26,16 @@ pub(crate) struct Status {
 }
 
 impl Status {
-    pub(crate) fn run(&self, ui: &mut Ui, folder: &Path) -> io::Result<Exit> {
-        let found = match find_run(ui, folder, &self.run) {
+    pub(crate) fn run(&self, ui: &mut Ui, state: Option<&Path>) -> io::Result<Exit> {
+        let found = match find_run(ui, state, &self.run)? {
             Ok(found) => found,
             Err(exit) => return Ok(exit),
         };
         let state = &found.state;
-        let host = state.holder.as_ref().map(|holder| holder.host.clone()).unwrap_or_default();
-        let holder = found.journal.holder(&state.plan, &host).ok().flatten();
+        let holder = match found.journal.holder(&state.plan, &this_process().host) {
+            Ok(holder) => holder,
+            Err(error) => return Ok(journal_failed(ui, &error)),
+        };
         if self.json {
             let value = json!({ "run": state, "held_by": holder });
             ui.data(format!("{value}\n"))?;

@@ -42,12 +42,12 @@ pub(crate) struct Undo {
 }
 
 impl Undo {
-    pub(crate) fn run(&self, ui: &mut Ui, folder: &Path) -> io::Result<Exit> {
+    pub(crate) fn run(&self, ui: &mut Ui, state: Option<&Path>) -> io::Result<Exit> {
         let args = match Given::read(ui, &self.plan) {
             Ok(saved) => saved.as_ref().map_or_else(|| self.plan.clone(), Given::args),
             Err(exit) => return Ok(exit),
         };
-        let mut session = match Session::open(ui, &args, folder, false)? {
+        let mut session = match Session::open(ui, &args, state, false)? {
             Ok(session) => session,
             Err(exit) => return Ok(exit),
         };
@@ -60,7 +60,7 @@ impl Undo {
             }
             Some(old) => {
                 let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-                let result = runtime.block_on(self.session(ui, folder, &mut session, &old, &args.platforms));
+                let result = runtime.block_on(self.session(ui, state, &mut session, &old, &args.platforms));
                 runtime.shutdown_timeout(std::time::Duration::from_secs(1));
                 result
             }
@@ -71,14 +71,15 @@ impl Undo {
     async fn session(
         &self,
         ui: &mut Ui,
-        folder: &Path,
+        state: Option<&Path>,
         session: &mut Session,
         old: &RunState,
         platforms: &[PathBuf],
     ) -> io::Result<Exit> {
         let bars = self.shown.bars(ui);
         let consent = self.shown.consent(ui, bars.as_ref());
-        let settings = session.settings(folder, &old.id, Some(old), platforms, consent.clone())?;
+        let settings = session.settings(&old.id, Some(old), platforms, consent.clone());
+        let location = session.state.location.clone();
         let world = match Real::new(Arc::clone(&session.plan), settings, crate::args::environment()).await {
             Ok(world) => Arc::new(world),
             Err(error) => {
@@ -110,7 +111,7 @@ impl Undo {
         };
         let stop = Stop::default();
         listen(&stop, &now, handle)?;
-        let command = |verb: &str| self.plan.command(verb, folder);
+        let command = |verb: &str| self.plan.command(verb, state.map(|_| &location));
         match run.undo(&world, &stop, "`pgplan undo` was called").await {
             Ok(ending) => self.shown.tell(ui, &plan, run.state(), &ending, command),
             Err(error) => Ok(run_failed(ui, &error)),

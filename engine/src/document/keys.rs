@@ -23,7 +23,8 @@ pub struct Settings {
     pub on_failure: OnFailure,
     /// How many actions may run at once over all steps; by default the number of processors.
     pub max_parallel: Option<u16>,
-    /// Where the journal is: a folder (default `.pgplan` beside the plan) or a `postgres://` URL.
+    /// Where the journal is: a folder beside the plan, or a `postgres://` URL of a database that several machines share;
+    /// by default `.pgplan` of the working folder. `--state` wins over it.
     pub state: Option<Text>,
     /// What is promised about the application's downtime.
     pub downtime: Option<DowntimeGoal>,

@@ -10,10 +10,9 @@ use std::{
 use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior, params};
 
-use super::{JournalError, RunLine};
+use super::{FORMAT, JournalError, Row, RunLine, known_holder};
 use crate::event::{Event, EventKind, Holder};
 
-const FORMAT: i64 = 1;
 const SCHEMA: &str = "
 CREATE TABLE IF NOT EXISTS run (id TEXT PRIMARY KEY, plan TEXT NOT NULL, created_at TEXT NOT NULL) STRICT;
 CREATE TABLE IF NOT EXISTS event (run TEXT NOT NULL REFERENCES run, seq INTEGER NOT NULL, at TEXT NOT NULL,
@@ -21,20 +20,17 @@ CREATE TABLE IF NOT EXISTS event (run TEXT NOT NULL REFERENCES run, seq INTEGER 
 CREATE TABLE IF NOT EXISTS lease (plan TEXT PRIMARY KEY, epoch INTEGER NOT NULL, holder TEXT) STRICT;
 ";
 
-/// An open journal; one per process.
+/// An open file.
 #[derive(Debug)]
-pub struct Journal {
+pub(super) struct File {
     path: PathBuf,
     connection: Connection,
     lease: Option<(String, i64)>,
 }
 
-impl Journal {
+impl File {
     /// Opens `folder/state.db`, making folder (0700) and file (0600) when they are missing.
-    ///
-    /// # Errors
-    /// When the folder or file cannot be made, is no journal, or is of a newer format.
-    pub fn open(folder: &Path) -> Result<Self, JournalError> {
+    pub(super) fn open(folder: &Path) -> Result<Self, JournalError> {
         let path = folder.join("state.db");
         make_private_folder(folder)?;
         let made = fs::OpenOptions::new().create(true).append(true).mode(0o600).open(&path);
@@ -42,11 +38,8 @@ impl Journal {
         Self::prepare(&path).map_err(|error| error.into_journal_error(path))
     }
 
-    /// Opens an existing journal for reading; `None` when there is none.
-    ///
-    /// # Errors
-    /// As [`Journal::open`].
-    pub fn open_existing(folder: &Path) -> Result<Option<Self>, JournalError> {
+    /// Opens an existing file; `None` when there is none.
+    pub(super) fn open_existing(folder: &Path) -> Result<Option<Self>, JournalError> {
         if folder.join("state.db").exists() { Self::open(folder).map(Some) } else { Ok(None) }
     }
 
@@ -65,11 +58,7 @@ impl Journal {
         Ok(Self { path: path.to_owned(), connection, lease: None })
     }
 
-    /// Takes the lease of a plan for this process, from nobody or from a process that is dead.
-    ///
-    /// # Errors
-    /// [`JournalError::Held`] when a living process has it.
-    pub fn acquire(&mut self, plan: &str, me: &Holder) -> Result<(), JournalError> {
+    pub(super) fn acquire(&mut self, plan: &str, me: &Holder) -> Result<(), JournalError> {
         let path = self.path.clone();
         let store = |error| JournalError::Store { path: path.clone(), error };
         let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(store)?;
@@ -78,11 +67,10 @@ impl Journal {
             .optional()
             .map_err(store)?;
         let (epoch, holder) = row.unwrap_or((0, None));
-        let holder = holder.and_then(|json| serde_json::from_str::<Holder>(&json).ok());
-        if let Some(holder) = holder.filter(|holder| is_alive(holder, &me.host) && holder != me) {
+        if let Some(holder) = known_holder(holder).filter(|holder| is_alive(holder, &me.host) && holder != me) {
             return Err(JournalError::Held { plan: plan.to_owned(), holder: Box::new(holder) });
         }
-        let json = serde_json::to_string(me).map_err(|error| self::damaged("", 0, &error))?;
+        let json = super::holder_text(me)?;
         transaction
             .execute(
                 "INSERT INTO lease VALUES (?1, ?2, ?3)
@@ -95,11 +83,7 @@ impl Journal {
         Ok(())
     }
 
-    /// Gives the lease back.
-    ///
-    /// # Errors
-    /// When the store cannot be written.
-    pub fn release(&mut self) -> Result<(), JournalError> {
+    pub(super) fn release(&mut self) -> Result<(), JournalError> {
         if let Some((plan, epoch)) = self.lease.take() {
             self.connection
                 .execute("UPDATE lease SET holder = NULL WHERE plan = ?1 AND epoch = ?2", params![plan, epoch])
@@ -108,77 +92,48 @@ impl Journal {
         Ok(())
     }
 
-    /// Returns who holds the lease of a plan and lives.
-    ///
-    /// # Errors
-    /// When the store cannot be read.
-    pub fn holder(&self, plan: &str, host: &str) -> Result<Option<Holder>, JournalError> {
+    pub(super) fn holder(&self, plan: &str, host: &str) -> Result<Option<Holder>, JournalError> {
         let json: Option<Option<String>> = self
             .connection
             .query_row("SELECT holder FROM lease WHERE plan = ?1", [plan], |row| row.get(0))
             .optional()
             .map_err(|error| self.store_error(error))?;
-        let holder = json.flatten().and_then(|json| serde_json::from_str::<Holder>(&json).ok());
-        Ok(holder.filter(|holder| is_alive(holder, host)))
+        Ok(known_holder(json.flatten()).filter(|holder| is_alive(holder, host)))
     }
 
-    /// Registers a new run; needs the plan's lease.
-    ///
-    /// # Errors
-    /// When the lease is lost or the store cannot be written.
-    pub fn create_run(&mut self, id: &str, plan: &str) -> Result<(), JournalError> {
+    pub(super) fn create_run(&mut self, id: &str, plan: &str) -> Result<(), JournalError> {
         self.write(|transaction| {
             transaction.execute("INSERT INTO run VALUES (?1, ?2, ?3)", params![id, plan, now().to_string()]).map(|_| ())
         })
     }
 
-    /// Appends events in one transaction, flushed to disk when this returns.
-    ///
-    /// # Errors
-    /// [`JournalError::LeaseLost`] when another process has taken over; a store error otherwise.
-    pub fn append(&mut self, run: &str, events: &[Event]) -> Result<(), JournalError> {
-        let mut rows = Vec::with_capacity(events.len());
-        for event in events {
-            let body = serde_json::to_string(event).map_err(|error| damaged(run, event.seq, &error))?;
-            rows.push((event.seq, event.at.to_string(), body));
-        }
+    pub(super) fn append(&mut self, run: &str, rows: &[Row]) -> Result<(), JournalError> {
         self.write(|transaction| {
             let mut insert = transaction.prepare_cached("INSERT INTO event VALUES (?1, ?2, ?3, ?4)")?;
-            for (seq, at, body) in &rows {
-                insert.execute(params![run, i64::try_from(*seq).unwrap_or(i64::MAX), at, body])?;
+            for Row { seq, at, body } in rows {
+                insert.execute(params![run, seq, at, body])?;
             }
             Ok(())
         })
     }
 
-    /// Returns the events of a run in order.
-    ///
-    /// # Errors
-    /// When the run does not exist or an event cannot be read.
-    pub fn events(&self, run: &str) -> Result<Vec<Event>, JournalError> {
+    pub(super) fn events(&self, run: &str) -> Result<Option<Vec<(i64, String)>>, JournalError> {
         let store = |error| self.store_error(error);
         let known: Option<i64> = self
             .connection
             .query_row("SELECT 1 FROM run WHERE id = ?1", [run], |r| r.get(0))
             .optional()
             .map_err(store)?;
-        known.ok_or_else(|| JournalError::NoSuchRun(run.to_owned()))?;
+        if known.is_none() {
+            return Ok(None);
+        }
         let mut select =
             self.connection.prepare_cached("SELECT seq, body FROM event WHERE run = ?1 ORDER BY seq").map_err(store)?;
-        let rows =
-            select.query_map([run], |row| Ok((row.get::<_, i64>(0)?, row.get::<_, String>(1)?))).map_err(store)?;
-        rows.map(|row| {
-            let (seq, body) = row.map_err(store)?;
-            serde_json::from_str(&body).map_err(|error| damaged(run, seq.unsigned_abs(), &error))
-        })
-        .collect()
+        let rows = select.query_map([run], |row| Ok((row.get(0)?, row.get(1)?))).map_err(store)?;
+        rows.collect::<Result<Vec<_>, _>>().map(Some).map_err(store)
     }
 
-    /// Returns all runs, oldest first.
-    ///
-    /// # Errors
-    /// When the store cannot be read.
-    pub fn runs(&self) -> Result<Vec<RunLine>, JournalError> {
+    pub(super) fn runs(&self) -> Result<Vec<RunLine>, JournalError> {
         let store = |error| self.store_error(error);
         let mut select =
             self.connection.prepare_cached("SELECT id, plan FROM run ORDER BY created_at, id").map_err(store)?;
@@ -229,10 +184,6 @@ impl Prepare {
     }
 }
 
-fn damaged(run: &str, seq: u64, error: &serde_json::Error) -> JournalError {
-    JournalError::Damaged { run: run.to_owned(), seq, error: error.to_string() }
-}
-
 /// Makes a folder that only its owner can enter, with its parents.
 ///
 /// # Errors
@@ -260,7 +211,7 @@ pub fn next_event(last: u64, kind: EventKind) -> Event {
 
 /// A holder on another host is taken for alive: only its own host can tell.
 fn is_alive(holder: &Holder, here: &str) -> bool {
-    holder.host != here || process_start(holder.pid) == Some(holder.started)
+    holder.host != here || super::runs_here(holder)
 }
 
 /// Returns the kernel's start time of a process (`/proc/PID/stat`, field 22); `None` when there is no such process.
@@ -274,57 +225,4 @@ pub fn process_start(pid: u32) -> Option<u64> {
         return None;
     }
     fields.nth(18)?.parse().ok()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::event::Outcome;
-
-    fn holder(pid: u32, started: u64) -> Holder {
-        Holder {
-            host: "here".to_owned(),
-            pid,
-            started,
-            user: "me".to_owned(),
-            version: "0".to_owned(),
-            since: Timestamp::UNIX_EPOCH,
-        }
-    }
-
-    fn me() -> Holder {
-        let pid = std::process::id();
-        holder(pid, process_start(pid).unwrap())
-    }
-
-    #[test]
-    fn a_live_holder_is_named_and_a_dead_one_replaced() {
-        let folder = tempfile::tempdir().unwrap();
-        let mut first = Journal::open(folder.path()).unwrap();
-        first.acquire("p", &me()).unwrap();
-        let mut second = Journal::open(folder.path()).unwrap();
-        let refused = second.acquire("p", &holder(1, 0)).unwrap_err();
-        assert!(matches!(refused, JournalError::Held { ref holder, .. } if holder.pid == std::process::id()));
-
-        let mut third = Journal::open(folder.path()).unwrap();
-        third.acquire("q", &holder(1, 12345)).unwrap();
-        second.acquire("q", &me()).unwrap();
-        assert!(matches!(third.create_run("r", "q"), Err(JournalError::LeaseLost)));
-    }
-
-    #[test]
-    fn events_come_back_as_they_went_in() {
-        let folder = tempfile::tempdir().unwrap();
-        let mut journal = Journal::open(folder.path()).unwrap();
-        journal.acquire("p", &me()).unwrap();
-        journal.create_run("r1", "p").unwrap();
-        let events = vec![
-            next_event(0, EventKind::Warned { step: None, message: "w".to_owned() }),
-            next_event(1, EventKind::RunEnded { outcome: Outcome::Failed }),
-        ];
-        journal.append("r1", &events).unwrap();
-        let back = journal.events("r1").unwrap();
-        assert_eq!(back.iter().map(|event| event.seq).collect::<Vec<_>>(), [1, 2]);
-        assert!(matches!(journal.events("nope"), Err(JournalError::NoSuchRun(_))));
-    }
 }

@@ -4,17 +4,15 @@ use tokio_util::sync::CancellationToken;
 
 use super::PerformCx;
 use crate::{
-    claim::{Purpose, fitting, tag},
+    claim::{Purpose, tag},
     error::{ErrorKind, StepError},
     postgres::{
         Session,
-        connect::{connect, connect_read_only},
+        connect::{LONGEST_NAME, connect, connect_read_only, fitting},
     },
     survey::MAINTENANCE,
 };
 
-/// The longest name that PostgreSQL keeps (`NAMEDATALEN` - 1), bytes.
-const LONGEST_NAME: usize = 63;
 /// How much of an action's digest stands in the name of its sessions, characters.
 const DIGEST: usize = 12;
 

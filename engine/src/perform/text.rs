@@ -34,7 +34,7 @@ impl Chunks {
     /// Starts to read the text of a plain dump.
     pub(super) fn of_dump(dump: &DumpArtifact, run_dir: &Path) -> Result<Self, StepError> {
         let path = dump.file(run_dir);
-        let mut text = dump.open(run_dir).map_err(|error| StepError::io("open the dump", &path, &error))?;
+        let mut text = dump.open(run_dir).map_err(|error| dump.unreadable("open the dump", &path, &error))?;
         let (to, from) = mpsc::channel(AHEAD);
         tokio::task::spawn_blocking(move || {
             loop {

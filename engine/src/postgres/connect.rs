@@ -288,9 +288,26 @@ pub async fn execute(session: &Session, doing: &str, sql: &str) -> Result<(), St
     session.client().batch_execute(sql).await.map_err(|error| session.error(doing, &error))
 }
 
+/// The longest `application_name` that a server keeps, bytes (`NAMEDATALEN` - 1).
+pub const LONGEST_NAME: usize = 63;
+
+/// Returns a name of at most so many bytes, cut at a character.
+#[must_use]
+pub fn fitting(mut name: String, longest: usize) -> String {
+    let end = (0..=longest.min(name.len())).rev().find(|at| name.is_char_boundary(*at)).unwrap_or_default();
+    name.truncate(end);
+    name
+}
+
 #[cfg(test)]
 mod tests {
-    use super::{Access, hardening};
+    use super::{Access, fitting, hardening};
+
+    #[test]
+    fn names_are_cut_at_characters() {
+        assert_eq!(fitting("ééé".to_owned(), 3), "é");
+        assert_eq!(fitting("abc".to_owned(), 63), "abc");
+    }
 
     #[test]
     fn old_servers_get_only_what_they_know() {

@@ -11,6 +11,7 @@ mod environment;
 mod parameters;
 mod pgpass;
 pub mod pin;
+pub(crate) mod pooler;
 pub mod quote;
 mod refusal;
 mod resolve;

@@ -18,6 +18,15 @@ pub async fn rows(session: &Session, doing: &str, sql: &str) -> Result<Vec<Simpl
     Ok(rows.collect())
 }
 
+/// Runs statements and returns the first column of the first row; `None` when there is no row, or NULL.
+///
+/// # Errors
+/// What the server said.
+pub async fn first(session: &Session, doing: &str, sql: &str) -> Result<Option<String>, StepError> {
+    let found = rows(session, doing, sql).await?;
+    Ok(found.first().and_then(|row| row.get(0)).map(str::to_owned))
+}
+
 /// Returns a column's text, empty for NULL.
 #[must_use]
 pub fn text(row: &SimpleQueryRow, column: usize) -> &str {
