@@ -2,7 +2,7 @@
 //!
 //! A store keeps three tables: runs, events, leases. Every append checks the lease's epoch, so that a process whose
 //! lease was taken over can never write again. There are two stores: a file ([`sqlite`]) for one machine, and a
-//! PostgreSQL database ([`postgres`]) for several. Callers see a [`Journal`] and cannot tell them apart; its calls are
+//! PostgreSQL database (`postgres.rs`) for several. Callers see a [`Journal`] and cannot tell them apart; its calls are
 //! synchronous, because nothing may happen before they return.
 
 use std::{
