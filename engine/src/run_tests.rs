@@ -345,6 +345,20 @@ async fn a_journal_torn_in_the_middle_of_a_record_is_resumed_to_the_same_end() {
 }
 
 #[tokio::test]
+async fn what_runs_whatever_happened_runs_again_after_what_had_failed() {
+    let folder = tempfile::tempdir().unwrap();
+    let text = "  - { id: stop, approve: { message: m } }\n  - { id: work, approve: { message: m } }\n  - { id: start, run_on: always, approve: { message: m } }\n  - { id: look, approve: { message: m } }\n";
+    let plan = plan(text);
+    let mut journal = journal(&folder);
+    let failing = Scripted::new().act("stop/0", &[Act::Fail(ErrorKind::Sql)]);
+    let (world, ending, _) = apply(&plan, &mut journal, failing).await;
+    assert_eq!((ending, world.done()), (Ending::Ended(Outcome::Failed), vec!["start/0".into(), "look/0".into()]));
+    let (world, ending, _) = apply(&plan, &mut journal, Scripted::new()).await;
+    assert_eq!(ending, Ending::Ended(Outcome::Succeeded));
+    assert_eq!(world.done(), ["stop/0", "work/0", "start/0", "look/0"]);
+}
+
+#[tokio::test]
 async fn what_is_opened_again_is_open_before_what_comes_after_it() {
     let folder = tempfile::tempdir().unwrap();
     let plan = plan(CHAIN);

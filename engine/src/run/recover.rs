@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::{Run, RunError};
-use crate::{action::Effect, event::EventKind, state::ActionStatus};
+use crate::{action::Effect, event::EventKind, plan::Step, state::ActionStatus};
 
 /// How often in a row pgplan may end in the middle of an action before a person is asked what is going on.
 pub const MOST_CUTS: u32 = 50;
@@ -12,6 +12,8 @@ impl Run<'_> {
     /// Decides about actions that a dead or interrupted session left begun, about volatile ones, and about steps whose
     /// text has changed.
     pub(super) fn recover(&mut self, changed: &[String]) -> Result<(), RunError> {
+        let early = self.come_too_early();
+        self.record(early)?;
         let mut events = Vec::new();
         for step in &self.plan.steps {
             let Some(state) = self.state.steps.get(&step.id) else { continue };
@@ -43,6 +45,33 @@ impl Run<'_> {
         let edited = changed.iter().filter(|id| self.state.steps.contains_key(*id) && !self.state.status(id).is_over());
         events.extend(edited.map(|step| EventKind::StepChanged { step: step.clone() }));
         self.record(events)
+    }
+
+    /// Returns the reopening of steps that are over although one before them is not: `run_on: always` and `failure`
+    /// let them run when it failed. It is done again now, and so are they after it: what starts an application must
+    /// come after what stops it.
+    fn come_too_early(&self) -> Vec<EventKind> {
+        let open = |step: &&Step| {
+            let state = self.state.steps.get(&step.id);
+            // What is open only because its outputs ended with a session is no reason.
+            let only_again = state.is_some_and(|state| {
+                !state.actions.is_empty()
+                    && state.actions.iter().all(|a| a.action.volatile || a.status == ActionStatus::Finished)
+            });
+            !self.state.status(&step.id).satisfies() && !only_again
+        };
+        let mut reached: Vec<&str> = self.plan.steps.iter().filter(open).map(|step| step.id.as_str()).collect();
+        let mut late = BTreeSet::new();
+        while let Some(before) = reached.pop() {
+            for step in self.plan.steps.iter().filter(|step| step.needs.iter().any(|need| need == before)) {
+                if late.insert(step.id.as_str()) {
+                    reached.push(&step.id);
+                }
+            }
+        }
+        let over = late.into_iter().filter(|step| self.state.status(step).satisfies());
+        let reason = "a step before it had failed and is done again".to_owned();
+        over.map(|step| EventKind::StepReopened { step: step.to_owned(), reason: reason.clone() }).collect()
     }
 
     /// Begins a step anew, and every step after it that has been begun.
