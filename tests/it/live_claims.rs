@@ -113,14 +113,14 @@ fn a_lock_of_a_killed_run_is_nobodys() {
 }
 
 /// A real pgbouncer before a server.
-struct Bouncer {
+pub(crate) struct Bouncer {
     child: Child,
-    port: u16,
+    pub(crate) port: u16,
     _folder: tempfile::TempDir,
 }
 
 impl Bouncer {
-    fn start(server: &Cluster, mode: &str) -> Self {
+    pub(crate) fn start(server: &Cluster, mode: &str) -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder can be made");
         let port =
             std::net::TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr()).expect("a port").port();

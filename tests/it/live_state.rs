@@ -7,7 +7,7 @@ use nix::sys::signal::Signal;
 use crate::{
     cluster::{Cluster, Settings},
     env::TestEnv,
-    live_claims::{plan, signal, until},
+    live_claims::{Bouncer, plan, signal, until},
 };
 
 /// A server with a database for the journal and one for the plan, whose step waits at a gate.
@@ -225,4 +225,19 @@ fn a_dump_that_lies_on_another_machine_is_told_about() {
     assert!(failed.stderr.contains("go on where step `save` ran"), "{}", failed.stderr);
     here.pgplan(&["apply", "p.yaml", "--state", &state]).expect(0);
     assert_eq!(server.psql("copy", "SELECT open FROM gate"), "f");
+}
+
+#[test]
+fn a_state_behind_a_transaction_pooler_is_refused() {
+    let server = server();
+    server.psql("app", "UPDATE gate SET open = true");
+    let env = env(&server);
+    let through = |mode| {
+        let bouncer = Bouncer::start(&server, mode);
+        env.pgplan(&["apply", "p.yaml", "--state", &format!("postgres://postgres@127.0.0.1:{}/state", bouncer.port)])
+    };
+    let refused = through("transaction").expect(3);
+    assert!(refused.stderr.contains("transaction pooler"), "{}", refused.stderr);
+    assert_eq!(server.psql("state", "SELECT count(*) FROM pg_namespace WHERE nspname = 'pgplan_state'"), "0");
+    through("session").expect(0);
 }

@@ -133,7 +133,9 @@ impl Server {
         let link = Link { info: info.clone(), name, session: None, backend_pid: 0, lease: None };
         let link = Arc::new(Mutex::new(link));
         runtime.spawn(look_after(Arc::downgrade(&link)));
-        Ok(Self { link, runtime: Some(runtime), label })
+        let server = Self { link, runtime: Some(runtime), label };
+        server.wait(|mut link| async move { link.refuse_pooler().await })?;
+        Ok(server)
     }
 
     /// Lets the store's thread do something with the link and waits for it.
@@ -333,6 +335,13 @@ impl Link {
         Err(self.error(failed))
     }
 
+    async fn refuse_pooler(&mut self) -> Result<(), JournalError> {
+        let second = self.connect(self.patience()).await?;
+        let session = self.ready(self.patience()).await?;
+        let direct = pooler::refuse(session, second).await;
+        direct.map_err(|error| self.error(error))
+    }
+
     /// Returns the format of the journal; `None` when there is none in the database.
     async fn format(&mut self) -> Result<Option<i64>, JournalError> {
         let doing = "look for the journal";
@@ -367,10 +376,6 @@ impl Link {
     }
 
     async fn acquire(&mut self, plan: &str, me: &Holder) -> Result<(), JournalError> {
-        let second = self.connect(self.patience()).await?;
-        let session = self.ready(self.patience()).await?;
-        let direct = pooler::refuse(session, second).await;
-        direct.map_err(|error| self.error(error))?;
         let began = Instant::now();
         let mut silent: Option<(Holder, Instant)> = None;
         loop {
