@@ -1,4 +1,4 @@
-//! The loop that owns a run.
+//! A run: what it is made of, how it begins and how it is taken up; its loop is in `drive.rs`.
 //!
 //! One task owns the journal and the state; workers (opening a step, doing an action) only send messages. Each turn:
 //! ask [`crate::schedule::next`] what can be done, make it durable, let workers do it, wait for what they say. The order is
