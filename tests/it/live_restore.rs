@@ -99,6 +99,7 @@ impl Bench {
             databases: Arc::new(Addresses(self.urls.clone())),
             redactor: Arc::default(),
             held: Arc::default(),
+            idle: Arc::default(),
             clients: Arc::new(self.clients().await),
         }
     }
