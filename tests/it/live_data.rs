@@ -253,7 +253,7 @@ async fn vacuum_analyzes_everything_parents_too() {
 fn vacuum_lists_journals_and_does_each_table() {
     let (env, server) = (TestEnv::new(), Cluster::start("18"));
     server.psql("postgres", "CREATE DATABASE shop");
-    let tables = "SELECT format('CREATE TABLE t%s AS SELECT generate_series(1, %s)', n, n * 1000) \
+    let tables = "SELECT format('CREATE TABLE t%s AS SELECT generate_series(1, %s)', n, n * n * 50) \
                   FROM generate_series(1, 30) n";
     server.psql("shop", &server.psql("shop", tables).replace('\n', ";"));
     let plan = r#"
