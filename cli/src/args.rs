@@ -46,6 +46,7 @@ pub(crate) struct Global {
 /// The commands, one file each.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
+    Init(commands::init::Init),
     Check(commands::check::Check),
     Plan(commands::plan::PlanCommand),
     Apply(commands::apply::Apply),

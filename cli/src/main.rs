@@ -52,6 +52,7 @@ fn main() -> ExitCode {
 fn dispatch(cli: &Cli, ui: &mut Ui) -> io::Result<Exit> {
     let state = cli.global.state.as_deref();
     match &cli.command {
+        Command::Init(command) => command.run(ui),
         Command::Check(command) => command.run(ui),
         Command::Plan(command) => command.run(ui, state),
         Command::Apply(command) => command.run(ui, state),

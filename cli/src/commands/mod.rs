@@ -17,6 +17,7 @@ pub(crate) mod approve;
 pub(crate) mod check;
 pub(crate) mod completions;
 pub(crate) mod graph;
+pub(crate) mod init;
 pub(crate) mod kinds;
 pub(crate) mod load;
 pub(crate) mod log;

@@ -16,7 +16,7 @@ use crate::{
         merge::{EmptyTables, FillTable, FillTables, MapKeys, ProveMerge},
     },
     postgres::quote::{literal, on_one_line, qualified},
-    quantity::Size,
+    quantity::{Size, counted},
     secret::Text,
 };
 
@@ -136,9 +136,17 @@ impl Merging<'_> {
             }
             for reference in keys.references.keys().filter(|reference| !reference.contains('.')) {
                 let message = format!("`{reference}` is no `table.column`");
-                to.problem("merge_keys", key(["keys", "references", reference]), message, Some("write `notes.customer_id: customers`"));
+                to.problem(
+                    "merge_keys",
+                    key(["keys", "references", reference]),
+                    message,
+                    Some("write `notes.customer_id: customers`"),
+                );
             }
-            if keys.method == Method::NewId && self.existing_rows == Existing::Keep && self.complete.is_none_or(|c| c.unless.is_none()) {
+            if keys.method == Method::NewId
+                && self.existing_rows == Existing::Keep
+                && self.complete.is_none_or(|c| c.unless.is_none())
+            {
                 let message = "run twice, `new_id` beside existing rows merges every row twice";
                 let help = "give the step a `done_if`, or `complete` with `unless`";
                 to.warning("merge_keys", key(["existing_rows"]), message, Some(help));
@@ -210,7 +218,9 @@ impl Merging<'_> {
         }
         graph.warnings.extend(findings.iter().map(|finding| told(finding)));
         if merge.merged_already {
-            graph.notes.push("the target holds just these rows already: nothing is moved, all is proved again".to_owned());
+            graph
+                .notes
+                .push("the target holds just these rows already: nothing is moved, all is proved again".to_owned());
             graph.actions.push(self.prove(merge, Vec::new()));
             return Ok(graph);
         }
@@ -224,8 +234,9 @@ impl Merging<'_> {
         for table in merge.layout.tables() {
             let Some((column, next)) = new_key(table, &self.into.schema) else { continue };
             let rows = total(table);
-            let title = format!("give new keys to {} of {}", plural(rows, "row"), on_one_line(&table.name));
-            let op = MapKeys { into: self.place(), table: table.name.clone(), column, next, parts: table.parts.clone() };
+            let title = format!("give new keys to {} of {}", counted(rows, "row"), on_one_line(&table.name));
+            let op =
+                MapKeys { into: self.place(), table: table.name.clone(), column, next, parts: table.parts.clone() };
             let id = format!("keys/{}", table.name);
             graph.actions.push(Action::new(id, title, Op::MapKeys(op), Effect::Transaction).estimate(None, Some(rows)));
         }
@@ -241,7 +252,8 @@ impl Merging<'_> {
                 triggers: self.triggers,
                 deferred,
             };
-            let split = bytes > limit && group.len() == 1 && whole.deferred.is_empty() && whole.tables[0].parts.len() > 1;
+            let split =
+                bytes > limit && group.len() == 1 && whole.deferred.is_empty() && whole.tables[0].parts.len() > 1;
             if split {
                 self.split(graph, merge, &group[0], whole, after);
                 continue;
@@ -251,15 +263,15 @@ impl Merging<'_> {
             let sources = group.iter().map(|table| table.parts.len()).max().unwrap_or(0);
             let title = format!(
                 "merge {} from {} into {}",
-                plural(rows, "row"),
-                plural(sources as u64, "source"),
+                counted(rows, "row"),
+                counted(sources as u64, "source"),
                 names.iter().map(|name| on_one_line(name)).collect::<Vec<_>>().join(", ")
             );
             let mut action = Action::new(&id, title, Op::FillTables(whole), Effect::Transaction)
                 .after(after)
                 .estimate(Some(bytes), Some(rows));
             if self.can_be_undone() {
-                action = action.undo(self.empty(&id, group.iter().map(|table| table.name.clone()).collect()));
+                action = action.undo(self.empty(&id, group.iter().map(|table| put_in(table, merge)).collect()));
             }
             graph.actions.push(action);
         }
@@ -270,7 +282,8 @@ impl Merging<'_> {
     /// Returns the actions that must be over before a group is filled: the tables that it refers to, and new keys.
     fn before(&self, graph: &ActionGraph, group: &[TableLayout], names: &BTreeSet<&str>) -> Vec<String> {
         let keys = group.iter().flat_map(|table| &table.relation.foreign_keys);
-        let parents: BTreeSet<&str> = keys.map(|key| key.to_table.as_str()).filter(|name| !names.contains(name)).collect();
+        let parents: BTreeSet<&str> =
+            keys.map(|key| key.to_table.as_str()).filter(|name| !names.contains(name)).collect();
         let maps: BTreeSet<&str> = group
             .iter()
             .flat_map(|table| table.parts.iter().flat_map(|part| &part.filled))
@@ -285,12 +298,24 @@ impl Merging<'_> {
     }
 
     /// Moves a large table source by source; one after the other, so that the first row of a key stays.
-    fn split(&self, graph: &mut ActionGraph, merge: &MergeFacts, table: &TableLayout, whole: FillTables, after: Vec<String>) {
+    fn split(
+        &self,
+        graph: &mut ActionGraph,
+        merge: &MergeFacts,
+        table: &TableLayout,
+        whole: FillTables,
+        after: Vec<String>,
+    ) {
         let mut after = after;
         for (number, part) in table.parts.iter().enumerate() {
             let id = format!("{}/{}", id_of(&BTreeSet::from([table.name.as_str()])), part.label);
             let rows = merge.rows.get(&table.name).and_then(|rows| rows.get(&part.label)).copied().unwrap_or(0);
-            let title = format!("merge {} from {} into {}", plural(rows, "row"), on_one_line(&part.label), on_one_line(&table.name));
+            let title = format!(
+                "merge {} from {} into {}",
+                counted(rows, "row"),
+                on_one_line(&part.label),
+                on_one_line(&table.name)
+            );
             let mut one = whole.clone();
             one.tables.iter_mut().for_each(|table| table.parts = vec![part.clone()]);
             let mut action = Action::new(&id, title, Op::FillTables(one), Effect::Transaction)
@@ -298,7 +323,7 @@ impl Merging<'_> {
                 .estimate(Some(part.bytes), Some(rows));
             if self.can_be_undone() {
                 // Undone last, the first part empties the table of all of them.
-                let tables = if number == 0 { vec![table.name.clone()] } else { Vec::new() };
+                let tables = if number == 0 { vec![put_in(table, merge)] } else { Vec::new() };
                 action = action.undo(self.empty(&id, tables));
             }
             after.push(id);
@@ -324,13 +349,15 @@ impl Merging<'_> {
 
     fn prove(&self, merge: &MergeFacts, after: Vec<String>) -> Action {
         let tables: Vec<FillTable> = merge.layout.tables().map(|table| self.fill(table)).collect();
-        let keys = merge.layout.tables().flat_map(|table| {
-            table.relation.foreign_keys.iter().map(|key| (table.name.clone(), key.clone()))
-        });
+        let keys = merge
+            .layout
+            .tables()
+            .flat_map(|table| table.relation.foreign_keys.iter().map(|key| (table.name.clone(), key.clone())));
         let merged: BTreeSet<&str> = tables.iter().map(|table| table.name.as_str()).collect();
-        let own = merge.sequences.iter().filter(|sequence| {
-            sequence.feeds.as_ref().is_none_or(|(table, _)| merged.contains(table.as_str()))
-        });
+        let own = merge
+            .sequences
+            .iter()
+            .filter(|sequence| sequence.feeds.as_ref().is_none_or(|(table, _)| merged.contains(table.as_str())));
         let rows: u64 = merge.rows.values().flat_map(BTreeMap::values).sum();
         let op = ProveMerge {
             into: self.place(),
@@ -344,12 +371,13 @@ impl Merging<'_> {
         let mark = if self.complete.is_some() { ", mark it as complete" } else { "" };
         let title = format!(
             "prove that {} in {} are those of the sources, check {}, advance {}{mark}",
-            plural(rows, "row"),
-            plural(op.tables.len() as u64, "table"),
-            plural(op.foreign_keys.len() as u64, "foreign key"),
-            plural(op.sequences.len() as u64, "sequence"),
+            counted(rows, "row"),
+            counted(op.tables.len() as u64, "table"),
+            counted(op.foreign_keys.len() as u64, "foreign key"),
+            counted(op.sequences.len() as u64, "sequence"),
         );
-        let mut action = Action::new(PROVE, title, Op::ProveMerge(op), Effect::Transaction).after(after).estimate(None, Some(rows));
+        let mut action =
+            Action::new(PROVE, title, Op::ProveMerge(op), Effect::Transaction).after(after).estimate(None, Some(rows));
         if let Some(undo) = self.complete.and_then(|complete| complete.undo.as_ref()) {
             let op = EmptyTables { into: self.place(), tables: Vec::new(), first: undo.texts(), own: PROVE.to_owned() };
             action = action.undo(Op::EmptyTables(op));
@@ -362,9 +390,15 @@ impl Merging<'_> {
         self.existing_rows == Existing::Refuse && self.complete.is_none_or(|complete| complete.undo.is_some())
     }
 
-    fn empty(&self, own: &str, tables: Vec<String>) -> Op {
+    fn empty(&self, own: &str, tables: Vec<(String, Option<u64>)>) -> Op {
         Op::EmptyTables(EmptyTables { into: self.place(), tables, first: Vec::new(), own: own.to_owned() })
     }
+}
+
+/// Returns a table with how many rows the merge puts in, unless rows with the same key are left out.
+fn put_in(table: &TableLayout, merge: &MergeFacts) -> (String, Option<u64>) {
+    let rows = merge.rows.get(&table.name).map_or(0, |rows| rows.values().sum());
+    (table.name.clone(), (table.conflict == Conflict::Fail).then_some(rows))
 }
 
 fn id_of(names: &BTreeSet<&str>) -> String {
@@ -393,7 +427,7 @@ fn deferred(group: &[TableLayout], schema: &str) -> Vec<(String, String, bool)> 
 
 /// Returns what a reader wants to know of the sources: rows by table.
 fn counts(merge: &MergeFacts) -> Vec<String> {
-    let mut lines = vec![format!("{}: {}", plural(merge.sources.len() as u64, "source"), shortened(&merge.sources))];
+    let mut lines = vec![format!("{}: {}", counted(merge.sources.len() as u64, "source"), shortened(&merge.sources))];
     if !merge.look_alikes.is_empty() {
         lines.push(format!("left out, not named by the plan: {}", shortened(&merge.look_alikes)));
     }
@@ -404,10 +438,11 @@ fn counts(merge: &MergeFacts) -> Vec<String> {
         let Some(rows) = merge.rows.get(&table.name) else { continue };
         let total: u64 = rows.values().sum();
         let full: Vec<(&String, &u64)> = rows.iter().filter(|(_, rows)| **rows > 0).collect();
-        let mut line = format!("{}: {}", on_one_line(&table.name), plural(total, "row"));
+        let mut line = format!("{}: {}", on_one_line(&table.name), counted(total, "row"));
         if full.len() <= NAMED {
             let each = table.parts.iter().filter_map(|part| Some((&part.label, rows.get(&part.label)?)));
-            let each = each.filter(|(_, rows)| **rows > 0).map(|(label, rows)| format!("{} {rows}", on_one_line(label)));
+            let each =
+                each.filter(|(_, rows)| **rows > 0).map(|(label, rows)| format!("{} {rows}", on_one_line(label)));
             line.push_str(&format!(" ({})", each.collect::<Vec<_>>().join(", ")));
         } else if let Some((label, most)) = full.iter().max_by_key(|(_, rows)| **rows) {
             line.push_str(&format!(" in {} sources (most: {} {most})", full.len(), on_one_line(label)));
@@ -461,8 +496,4 @@ fn refusal(findings: &[&Finding], counts: &[String], dry_run: bool) -> StepError
         error = counts.iter().fold(error, |error, line| error.detail(format!("seen: {line}")));
     }
     error.help("nothing was changed; mend the sources or say in the plan what is to be done about each")
-}
-
-fn plural(count: u64, word: &str) -> String {
-    if count == 1 { format!("1 {word}") } else { format!("{count} {word}s") }
 }

@@ -90,7 +90,14 @@ impl Part {
     /// Returns the query that gives its rows as they are merged (keys that go through a map still as they were).
     #[must_use]
     pub fn select(&self, columns: &[String]) -> String {
-        let one = |filled: &Filled| format!("{} AS {}", filled.expression, ident(&filled.column));
+        let one = |filled: &Filled| {
+            let name = ident(&filled.column);
+            if filled.expression == format!("s.{name}") {
+                filled.expression.clone()
+            } else {
+                format!("{} AS {name}", filled.expression)
+            }
+        };
         let wanted = self.filled.iter().filter(|filled| columns.contains(&filled.column));
         let list = wanted.map(one).collect::<Vec<_>>().join(", ");
         format!("SELECT {list} FROM {} s", self.relation())
@@ -185,10 +192,14 @@ impl Maker<'_> {
 
     /// Says something of one source; the same about others is told once.
     fn tell(&mut self, severity: Severity, table: &str, source: &str, message: String) {
-        let same = |finding: &&mut Finding| finding.severity == severity && finding.table == table && finding.message == message;
+        let same = |finding: &&mut Finding| {
+            finding.severity == severity && finding.table == table && finding.message == message
+        };
         match self.found.iter_mut().find(same) {
             Some(finding) => finding.sources.push(source.to_owned()),
-            None => self.found.push(Finding { sources: vec![source.to_owned()], ..Finding::of(severity, table, message) }),
+            None => {
+                self.found.push(Finding { sources: vec![source.to_owned()], ..Finding::of(severity, table, message) })
+            }
         }
     }
 
@@ -237,6 +248,7 @@ impl Maker<'_> {
                 filled.push(Filled { column: column.name.clone(), expression, mapped: None });
             };
             if self.spec.provenance.as_ref() == Some(&column.name) {
+                used.insert(&column.name);
                 fill(format!("{}::pg_catalog.text", literal(&source.label)));
                 continue;
             }
@@ -267,7 +279,8 @@ impl Maker<'_> {
                 }
                 Fit::Cast(expression) => fill(format!("s.{expression}")),
                 Fit::No(why) => {
-                    let message = format!("column {}: {why}; say in `derive` how it becomes so", on_one_line(&column.name));
+                    let message =
+                        format!("column {}: {why}; say in `derive` how it becomes so", on_one_line(&column.name));
                     self.tell(Severity::Blocks, to, &source.label, message);
                 }
             }
@@ -277,12 +290,18 @@ impl Maker<'_> {
             if target.column(&column.name).is_some_and(|column| column.generated) {
                 continue;
             }
-            let message = format!("the target has no column {}; its values would be left behind", on_one_line(&column.name));
+            let message =
+                format!("the target has no column {}; its values would be left behind", on_one_line(&column.name));
             self.tell(self.tolerated(Tolerated::ExtraColumns), to, &source.label, message);
         }
         self.unknown_columns(source, to, map, relation, target);
         let order = |relation: &Relation| -> Vec<String> {
-            relation.columns.iter().map(|c| c.name.clone()).filter(|name| filled.iter().any(|f| f.column == *name)).collect()
+            relation
+                .columns
+                .iter()
+                .map(|c| c.name.clone())
+                .filter(|name| filled.iter().any(|f| f.column == *name))
+                .collect()
         };
         if map.rename.is_empty() && map.derive.is_empty() && order(relation) != order(target) {
             let message = "its columns stand in another order; they are taken by name".to_owned();
@@ -334,9 +353,13 @@ impl Maker<'_> {
     /// Refuses columns that the plan names and nobody has.
     fn unknown_columns(&mut self, source: &Source, table: &str, map: &TableMap, from: &Relation, to: &Relation) {
         let gone = map.except.iter().chain(map.rename.keys()).filter(|name| from.column(name).is_none());
-        let gone: Vec<String> = gone.map(|name| format!("the plan names the column {}, which it does not have", on_one_line(name))).collect();
+        let gone: Vec<String> = gone
+            .map(|name| format!("the plan names the column {}, which it does not have", on_one_line(name)))
+            .collect();
         let unknown = map.derive.keys().chain(map.rename.values()).filter(|name| to.column(name).is_none());
-        let unknown: Vec<String> = unknown.map(|name| format!("the plan fills the column {}, which the target does not have", on_one_line(name))).collect();
+        let unknown: Vec<String> = unknown
+            .map(|name| format!("the plan fills the column {}, which the target does not have", on_one_line(name)))
+            .collect();
         for message in gone.into_iter().chain(unknown) {
             self.tell(Severity::Blocks, table, &source.label, message);
         }
@@ -352,9 +375,14 @@ impl Maker<'_> {
             None => Changed::new(),
         };
         if let Some(column) = &self.spec.provenance
-            && !names.iter().any(|name| self.target.tables.get(name).is_some_and(|table| table.column(column).is_some()))
+            && !names
+                .iter()
+                .any(|name| self.target.tables.get(name).is_some_and(|table| table.column(column).is_some()))
         {
-            self.block("", format!("no table of the target has the column {} for the provenance; add it", on_one_line(column)));
+            self.block(
+                "",
+                format!("no table of the target has the column {} for the provenance; add it", on_one_line(column)),
+            );
         }
         let groups = order::groups(&names, self.target, schema);
         let mut tables: BTreeMap<String, TableLayout> = BTreeMap::new();
@@ -364,7 +392,8 @@ impl Maker<'_> {
                 tables.insert(name, table);
             }
         }
-        let groups = groups.into_iter().map(|group| group.iter().filter_map(|name| tables.remove(name)).collect()).collect();
+        let groups =
+            groups.into_iter().map(|group| group.iter().filter_map(|name| tables.remove(name)).collect()).collect();
         let untouched = self.target.tables.keys().filter(|name| !names.contains(name)).cloned().collect();
         self.found.sort();
         Layout { groups, untouched, findings: self.found }
@@ -376,8 +405,12 @@ impl Maker<'_> {
         if sources.iter().any(|source| source.tables.is_some()) {
             return;
         }
-        let absent: BTreeSet<String> =
-            self.found.iter().filter(|finding| finding.table.is_empty()).flat_map(|finding| finding.sources.clone()).collect();
+        let absent: BTreeSet<String> = self
+            .found
+            .iter()
+            .filter(|finding| finding.table.is_empty())
+            .flat_map(|finding| finding.sources.clone())
+            .collect();
         for name in names {
             let has: BTreeSet<usize> = self.tables.get(name).into_iter().flatten().map(|(index, _)| *index).collect();
             for (index, source) in sources.iter().enumerate() {
@@ -392,6 +425,13 @@ impl Maker<'_> {
     fn table(&mut self, name: String, relation: Relation, parts: Vec<(usize, Part)>, changed: &Changed) -> TableLayout {
         if relation.hides_rows {
             self.block(&name, "row-level security hides the target's rows from this role");
+        }
+        let conflict = self.spec.conflict(&name);
+        if conflict != Conflict::Fail && self.spec.triggers && !relation.rules.is_empty() {
+            self.block(
+                &name,
+                "PostgreSQL takes no ON CONFLICT on a table with rules; say `triggers: false`, or drop the rules",
+            );
         }
         let method = self.spec.keys.as_ref().map(|keys| keys.method);
         let columns = changed.get(&name);
@@ -418,7 +458,6 @@ impl Maker<'_> {
         let common = common.filter(|column| done.iter().all(|part| fills(part, column))).collect();
         let own = columns.and_then(|columns| columns.iter().find(|(_, root)| **root == name));
         let own_new_key = own.filter(|_| method == Some(Method::NewId)).map(|(column, _)| column.clone());
-        let conflict = self.spec.conflict(&name);
         TableLayout { name, relation, common, parts: done, conflict, own_new_key }
     }
 
@@ -473,16 +512,22 @@ impl TableLayout {
     /// table is filled together with those it refers to.
     #[must_use]
     pub fn circular<'a>(&'a self, group: &[Self], schema: &str) -> Vec<&'a ForeignKey> {
-        let inside = |key: &&ForeignKey| key.to_schema == schema && group.iter().any(|table| table.name == key.to_table);
+        let inside =
+            |key: &&ForeignKey| key.to_schema == schema && group.iter().any(|table| table.name == key.to_table);
         self.relation.foreign_keys.iter().filter(inside).collect()
     }
 
-    /// Returns the unique keys, but those of new keys that cannot collide.
+    /// Returns the unique keys, but those with a new key in them: two sources never get the same.
     pub fn keys(&self) -> impl Iterator<Item = &UniqueKey> {
-        let own = self.own_new_key.as_deref();
-        self.relation.keys.iter().filter(move |key| {
-            !own.is_some_and(|own| key.columns.as_ref().is_some_and(|columns| columns.iter().any(|column| column == own)))
-        })
+        let mapped = |column: &String| {
+            let filled =
+                self.parts.iter().flat_map(|part| part.filled.iter().filter(move |filled| filled.column == *column));
+            filled.into_iter().any(|filled| filled.mapped.is_some())
+        };
+        self.relation
+            .keys
+            .iter()
+            .filter(move |key| !key.columns.as_ref().is_some_and(|columns| columns.iter().any(mapped)))
     }
 
     /// Returns whether an identity column that the server alone fills takes values of the sources.

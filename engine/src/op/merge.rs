@@ -83,11 +83,9 @@ impl FillTable {
     /// Returns the compared columns of the relation `alias`, changed keys as they were in the sources.
     fn as_in_the_sources(&self, alias: &str) -> String {
         let value = |column: &String| match self.mapped.get(column) {
-            Some(table) => format!(
-                "(SELECT m.old FROM {} m WHERE m.new = {alias}.{1}) AS {1}",
-                map_of(table),
-                ident(column)
-            ),
+            Some(table) => {
+                format!("(SELECT m.old FROM {} m WHERE m.new = {alias}.{1}) AS {1}", map_of(table), ident(column))
+            }
             None => format!("{alias}.{}", ident(column)),
         };
         self.columns.iter().map(value).collect::<Vec<_>>().join(", ")
@@ -160,8 +158,8 @@ impl ProveMerge {
 pub struct EmptyTables {
     /// Where the tables are.
     pub into: Place,
-    /// The tables, those that refer to others first.
-    pub tables: Vec<String>,
+    /// The tables, with how many rows the merge put in where that is known beforehand.
+    pub tables: Vec<(String, Option<u64>)>,
     /// SQL before it, in the same transaction.
     pub first: Vec<Text>,
     /// The id of the action that is taken back, in its step.
