@@ -238,13 +238,11 @@ fn digest(path: &Path) -> Result<String, StepError> {
     fingerprint::digest(path).map_err(|error| StepError::io("read", path, &error))
 }
 
-/// Returns a digest of each database as the plan declares it; an address may hold a password, so it is not kept itself.
+/// Returns a digest of each database as the plan declares it, its password left out.
 fn declared(plan: &Plan) -> BTreeMap<String, String> {
     let digest = |database: &crate::plan::Database| {
         fingerprint::of(&json!([
-            database.url,
-            database.params,
-            database.password,
+            fingerprint::address(database),
             database.expect.major,
             database.expect.empty,
             database.protect
