@@ -102,6 +102,9 @@ fn check(document: Document, options: &Options, problems: &mut Problems) -> Opti
     let scope = sources::check_addresses(&databases, &nodes, scope, problems);
     let order = order::build(&drafts, problems);
     bodies::declare(&mut drafts, &scope, &folder, problems);
+    if let Some(state) = &settings.state {
+        sources::check_state(state, &scope, problems);
+    }
     let mut edges = order.edges(&drafts);
     if order.is_complete() {
         edges.extend(artifacts::resolve(&mut drafts, &order, problems));
