@@ -32,7 +32,8 @@ const READY_WITHIN_MS: u64 = 30 * 60 * 1000;
 /// the loopback only, a random password (SCRAM). It goes on running after the run. Outputs: `url`, `port`, `data_dir`,
 /// `socket`.
 ///
-/// Taken back, the database is destroyed; one that was adopted stays.
+/// Taken back, the database is destroyed; one that was adopted stays, and so does a server in `data_dir` that an earlier
+/// run made.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Provision {
@@ -207,7 +208,7 @@ impl Managed {
         let port = self.port.map_or_else(|| "a free port".to_owned(), |port| format!("port {port}"));
         let title =
             format!("make a PostgreSQL {} server in {}, on {port} of the loopback", self.version, folder.display());
-        let undo = Op::RemoveCluster { folder: folder.clone() };
+        let undo = Op::RemoveCluster { folder: folder.clone(), of_this_run: true };
         let op = Op::CreateCluster(CreateCluster {
             version: self.version,
             folder,
