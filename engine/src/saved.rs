@@ -63,6 +63,9 @@ pub struct Saved {
     pub files: BTreeMap<PathBuf, String>,
     /// What the databases that steps use were like.
     pub bound: BTreeMap<String, Bound>,
+    /// The server programs that steps would use, by step.
+    #[serde(default)]
+    pub programs: BTreeMap<String, String>,
     /// What was shown.
     pub preview: Preview,
 }
@@ -115,6 +118,7 @@ impl Saved {
             steps: plan.steps.iter().map(SavedStep::from).collect(),
             files: files(plan)?,
             bound: bound::look(plan, world).await?,
+            programs: bound::server_programs(plan, world)?,
             preview,
         })
     }
@@ -283,6 +287,7 @@ mod tests {
             steps: Vec::new(),
             files: BTreeMap::new(),
             bound: BTreeMap::new(),
+            programs: BTreeMap::new(),
             preview,
         }
     }

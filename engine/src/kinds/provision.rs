@@ -19,6 +19,9 @@ use crate::{
     secret::Text,
 };
 
+/// The programs that make a server on this machine and start it.
+pub const SERVER_PROGRAMS: [&str; 3] = ["initdb", "pg_ctl", "postgres"];
+
 /// How long a platform may take until a new database can be read, in milliseconds.
 const READY_WITHIN_MS: u64 = 30 * 60 * 1000;
 
@@ -200,7 +203,7 @@ impl Provision {
 
 impl Managed {
     fn actions(&self, cx: &ExpandCx<'_>) -> Result<ActionGraph, StepError> {
-        cx.clients.of_major(&["initdb", "pg_ctl", "postgres"], self.version)?;
+        cx.clients.of_major(&SERVER_PROGRAMS, self.version)?;
         let folder = match &self.data_dir {
             Some(folder) => cx.plan_dir.join(folder),
             None => default_folder(cx.run_dir, cx.step),
