@@ -207,7 +207,10 @@ impl Stop {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Direction {
     /// On to its end.
-    Forward,
+    Forward {
+        /// How often in a row pgplan may end in the middle of an action before a person is asked: [`MOST_CUTS`].
+        most_cuts: u32,
+    },
     /// Back to its begin.
     Back,
 }
@@ -293,8 +296,8 @@ impl<'a> Run<'a> {
             .collect();
         let (fingerprint, texts) = (plan.fingerprint.clone(), step_texts(plan));
         run.record(vec![EventKind::RunResumed { fingerprint, steps, texts, holder }])?;
-        if direction == Direction::Forward {
-            run.recover(&changed)?;
+        if let Direction::Forward { most_cuts } = direction {
+            run.recover(&changed, most_cuts)?;
         }
         Ok(run)
     }

@@ -183,10 +183,10 @@ impl Run<'_> {
                 if self.was_cut(&back) && !is_repeatable(op) {
                     let message =
                         format!("it is not known whether `{}` was done: it was cut in the middle", back.title);
-                    let step = &back.step;
+                    let (step, run) = (&back.step, &self.state.id);
                     let error = StepError::new(ErrorKind::NeedsPerson, message).help(format!(
-                        "look, then say `pgplan resolve {step} --as undo` when it was taken back or \
-                         `pgplan resolve {step} --as retry` when it is to be taken back, and undo again"
+                        "look, then say `pgplan resolve {step} --as undo --run {run}` when it was taken back or \
+                         `pgplan resolve {step} --as retry --run {run}` when it is to be taken back, and undo again"
                     ));
                     return self.stuck("a person has to look", &error);
                 }

@@ -154,7 +154,7 @@ impl Apply {
         let reporters = self.shown.reporters(bars, &now)?;
         let (plan, me) = (Arc::clone(&session.plan), session.me.clone());
         let begun = match &resumed {
-            Some(_) => Run::resume(&plan, &mut session.journal, &id, me, Direction::Forward, reporters),
+            Some(_) => Run::resume(&plan, &mut session.journal, &id, me, forward, reporters),
             None => Run::begin(&plan, &mut session.journal, &id, me, reporters),
         };
         let mut run = match begun {
@@ -166,6 +166,7 @@ impl Apply {
         let command = |verb: &str| self.plan.command(verb, state.map(|_| &location));
         match Box::pin(self.drive(&mut run, &world, &wishes, &stop, &consent)).await {
             // What led back was a step that failed, however well the way back went.
+        let forward = Direction::Forward { most_cuts: faults::most_cuts() };
             Ok(ending @ Ending::Ended(Outcome::Undone)) => {
                 self.shown.tell(ui, &plan, run.state(), &ending, command).map(|_| Exit::Failed)
             }
