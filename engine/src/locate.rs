@@ -15,7 +15,7 @@ use crate::{
         apart::{refusal, same_address},
     },
     lookup::plan_error,
-    plan::Plan,
+    plan::{Plan, SecretSource},
     postgres::{ConnInfo, Environment},
     redact::Redactor,
     secret::{Part, SecretString, Text},
@@ -74,6 +74,19 @@ impl Written {
             Self::Folder(folder) => folder.join("runs"),
             Self::Server(_) => Path::new(DEFAULT).join("runs"),
         }
+    }
+
+    /// Returns whether a program of the plan must be started to know the address.
+    #[must_use]
+    pub fn needs_program(&self, plan: &Plan) -> bool {
+        let Self::Server(text) = self else { return false };
+        text.parts().iter().any(|part| match part {
+            Part::Secret { name, .. } => {
+                let name = name.strip_prefix("secrets.").unwrap_or(name);
+                matches!(plan.secrets.get(name), Some(SecretSource::Command(_)))
+            }
+            Part::Plain(_) | Part::Unknown { .. } => false,
+        })
     }
 
     /// Completes an address from environment, password file and the secrets of the plan that it names.

@@ -145,7 +145,7 @@ impl Real {
                 .map_err(|error| StepError::new(ErrorKind::Io, error.to_string()))?;
         }
         let claims = Claims::new(&settings.run_id, settings.session, &this_process());
-        let apart = Apart::new(&plan.name, settings.state.as_ref());
+        let apart = Apart::new(&plan.name, settings.state.as_ref(), settings.dry_run);
         let world = Self {
             plan,
             settings,
