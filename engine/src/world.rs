@@ -15,9 +15,14 @@ use secrecy::ExposeSecret;
 use tokio_postgres::SimpleQueryMessage;
 use tokio_util::sync::CancellationToken;
 
+mod claimed;
+mod receipts;
+
+pub use receipts::Left;
+
 use crate::{
     action::{Action, ActionGraph, Output, OutputValue, Outputs},
-    claim::{self, Claims, Purpose, uses},
+    claim::Claims,
     diagnostic::Problems,
     document::{Question, Undo},
     each::{item_id, items_of, with_item},
@@ -25,7 +30,7 @@ use crate::{
     event::Holder,
     facts::{Depth, Facts, Look, ServerFacts},
     journal::{apart::Apart, sqlite::process_start},
-    kinds::{self, ExpandCx, Use},
+    kinds::{self, ExpandCx},
     lookup::{Lookup, plan_error},
     op::{
         Exec, Op, Probe,
@@ -193,33 +198,6 @@ impl Real {
     /// Returns what names stand for before any step is done.
     pub fn names_at_start(&self) -> Lookup {
         self.names(&BTreeMap::new())
-    }
-
-    /// Claims the servers that a step changes and clears those that it reads of what an earlier session left there.
-    async fn claim(&self, step: &Step, names: &Lookup) -> Result<(), StepError> {
-        if self.settings.dry_run {
-            return Ok(());
-        }
-        for (database, how) in uses(&step.declared.databases) {
-            let Known::Now(info) = names.connection(database)? else { continue };
-            Box::pin(self.apart.refuse(database, &info)).await?;
-            match how {
-                Use::Changes => self.claims.claim(database, &info).await?,
-                Use::Reads => self.claims.look(database, &info).await?,
-            }
-        }
-        Ok(())
-    }
-
-    /// Refuses the plan when its journal is in one of its databases that can be reached now.
-    async fn refuse_own_state(&self) -> Result<(), StepError> {
-        let names = self.names(&BTreeMap::new());
-        let known = self.plan.databases.keys().filter_map(|name| match names.connection(name) {
-            Ok(Known::Now(info)) => Some((name, info)),
-            // It is looked at before the first step that uses it.
-            Ok(Known::After(_)) | Err(_) => None,
-        });
-        self.apart.refuse_any(known).await
     }
 
     /// Looks at what a kind asks for.

@@ -8,7 +8,7 @@ use clap::Args;
 use pgplan_engine::{
     event::Outcome,
     plan::{OnFailure, Plan, Step},
-    run::{Direction, Ending, Run, RunError, Stop, Wishes},
+    run::{Direction, Ending, Run, RunError, Stop, Wishes, World as _},
     state::{RunState, StepStatus},
     world::{Consent, Real},
 };
@@ -136,7 +136,19 @@ impl Apply {
             }
         };
         if let Some(saved) = saved.filter(|_| resumed.is_none()) {
-            if let Some(exit) = saved.refuse_servers(ui, &session.plan, &world).await {
+            // Held from here on, so that no other run moves a server between the look and the first step.
+            let held = world.claim_at_start().await;
+            let refused = match held {
+                Ok(()) => saved.refuse_servers(ui, &session.plan, &world).await,
+                Err(error) => {
+                    ui.error(&error);
+                    Some(Exit::of_error(error.kind))
+                }
+            };
+            if let Some(exit) = refused {
+                for warning in world.close().await {
+                    ui.say(format!("{} {warning}", paint("warning:", Tone::Warn)));
+                }
                 // Nothing is in it yet.
                 fs::remove_dir(&wishes.run_dir)?;
                 return Ok(exit);
