@@ -4,7 +4,7 @@
 //! ask [`crate::schedule::next`] what can be done, make it durable, let workers do it, wait for what they say. The order is
 //! always: `started` is on disk → it is done → `finished` with its outputs is on disk → anything that depends on it.
 
-pub(crate) mod drive;
+mod drive;
 mod recover;
 
 use std::{
@@ -19,6 +19,7 @@ use std::{
 use tokio::sync::mpsc::UnboundedSender;
 use tokio_util::sync::CancellationToken;
 
+pub use drive::receipted;
 pub use recover::MOST_CUTS;
 
 use crate::{
@@ -241,7 +242,6 @@ pub struct Run<'a> {
     memory: BTreeMap<String, Outputs>,
     busy: Busy,
     ensured: BTreeSet<String>,
-    pub(crate) taken_back_in: Vec<(String, Receipted)>,
 }
 
 impl<'a> Run<'a> {
@@ -311,7 +311,6 @@ impl<'a> Run<'a> {
             memory: BTreeMap::new(),
             busy: Busy::default(),
             ensured: BTreeSet::new(),
-            taken_back_in: Vec::new(),
         }
     }
 

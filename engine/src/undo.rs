@@ -10,7 +10,7 @@ use crate::{
     event::{EventKind, Outcome},
     op::Op,
     plan::{Plan, Step},
-    run::{ActionCx, Ending, Run, RunError, Stop, Words, World, drive::receipted_in},
+    run::{ActionCx, Ending, Run, RunError, Stop, Words, World},
     state::{ActionState, ActionStatus, RunState},
 };
 
@@ -191,7 +191,6 @@ impl Run<'_> {
                     return self.stuck("a person has to look", &error);
                 }
                 self.record(each(&back, |step, action| EventKind::ActionUndoing { step, action }))?;
-                self.taken_back_in.extend(receipted_in(op));
                 match self.go_back(world, &back, op.clone(), stop).await {
                     Ok(()) => {}
                     Err(error) if error.kind == ErrorKind::Interrupted => return Ok(Ending::Interrupted),

@@ -41,7 +41,6 @@ use crate::{
     platforms::{self, Platforms},
     postgres::{ConnInfo, Environment, connect::connect_read_only},
     preview::Server,
-    receipt,
     redact::Redactor,
     run::{ActionCx, Opened, Receipted, Word, World},
     secret::Text,
@@ -485,14 +484,7 @@ impl World for Real {
         databases: BTreeMap<String, Receipted>,
         outputs: Arc<BTreeMap<String, Outputs>>,
     ) -> Vec<String> {
-        let names = self.names(&outputs);
-        let mut warnings = Vec::new();
-        for (database, wide) in databases {
-            if let Err(error) = self.drop_receipts(&database, wide, &names).await {
-                warnings.push(format!("the receipts in `{database}` could not be dropped: {error}"));
-            }
-        }
-        warnings
+        self.drop_own_receipts(databases, &outputs).await
     }
 
     async fn close(&self) -> Vec<String> {
@@ -502,16 +494,7 @@ impl World for Real {
 }
 
 impl Real {
-    async fn drop_receipts(&self, database: &str, wide: Receipted, names: &Lookup) -> Result<(), StepError> {
-        let Known::Now(info) = names.connection(database)? else { return Ok(()) };
-        let name = format!("{} settle", claim::tag(Purpose::Work, &self.settings.run_id, self.settings.session));
-        match wide {
-            Receipted::Database => receipt::drop_in(&info, &name, &self.settings.run_id).await,
-            Receipted::Server => receipt::drop_everywhere(&info, &name, &self.settings.run_id).await,
-        }
-    }
-
-    async fn approve(&self, step: &str, message: &str) -> Result<Output, StepError> {
+    async fn approve(&self, step: &str, message: &str, stop: &CancellationToken) -> Result<Output, StepError> {
         let said = match &self.settings.consent {
             _ if self.settings.approved.contains(step) => true,
             Consent::Given => true,

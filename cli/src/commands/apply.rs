@@ -6,7 +6,8 @@ use std::{
 
 use clap::Args;
 use pgplan_engine::{
-    event::Outcome,
+    event::{EventKind, Outcome},
+    journal::sqlite::next_event,
     plan::{OnFailure, Plan, Step},
     run::{Direction, Ending, Run, RunError, Stop, Wishes, World as _},
     state::{RunState, StepStatus},
@@ -14,7 +15,7 @@ use pgplan_engine::{
 };
 
 use super::{
-    abandon::give_up,
+    abandon::forget,
     journal_failed,
     plan::PlanCommand,
     saved::Given,
@@ -156,8 +157,10 @@ impl Apply {
             saved.keep(&wishes.run_dir)?;
         }
         if let Some(old) = given_up {
-            if let Err(error) = give_up(&mut session.journal, &old) {
+            let ended = next_event(old.seq, EventKind::RunEnded { outcome: Outcome::Abandoned });
+            if let Err(error) = session.journal.append(&old.id, &[ended]) {
                 return Ok(journal_failed(ui, &error));
+            forget(ui, &world, &old).await;
             }
             ui.say(format!("run {} is given up", old.id));
         }
