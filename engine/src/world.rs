@@ -439,7 +439,7 @@ impl World for Real {
             }
         });
         let result = match &action.op {
-            Op::Approve { message } => self.approve(&step.id, message).await,
+            Op::Approve { message } => self.approve(&step.id, message, &cx.cancel).await,
             op => perform::perform(op, &perform).await,
         };
         drop(perform);
@@ -507,7 +507,13 @@ impl Real {
             }
             Consent::Ask(ask) => {
                 let (ask, message) = (Arc::clone(ask), message.to_owned());
-                let answer = tokio::task::spawn_blocking(move || ask(&message)).await;
+                let asked = tokio::task::spawn_blocking(move || ask(&message));
+                let answer = tokio::select! {
+                    answer = asked => answer,
+                    () = stop.cancelled() => {
+                        return Err(StepError::new(ErrorKind::Interrupted, "stopped before there was an answer"));
+                    }
+                };
                 answer.map_err(|error| StepError::new(ErrorKind::Internal, error.to_string()))?
             }
         };

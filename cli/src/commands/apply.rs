@@ -211,7 +211,8 @@ impl Apply {
             (OnFailure::Ask, Consent::Ask(ask)) => {
                 let ask = Arc::clone(ask);
                 let question = "a step failed: take back what was done?";
-                tokio::task::spawn_blocking(move || ask(question)).await.unwrap_or(false)
+                let asked = tokio::task::spawn_blocking(move || ask(question));
+                tokio::select! { answer = asked => answer.unwrap_or(false), () = stop.politely.cancelled() => false }
             }
             (OnFailure::Stop | OnFailure::Ask, _) => false,
         };

@@ -70,10 +70,10 @@ impl Shown {
         if !ui.interactive || !io::stdin().is_terminal() {
             return Consent::Nobody;
         }
-        let bars = bars.map(Bar::handle);
+        let quiet = bars.map(Bar::quiet);
         Consent::Ask(Arc::new(move |message: &str| {
             let ask = || inquire::Confirm::new(message).with_default(false).prompt().unwrap_or(false);
-            bars.as_ref().map_or_else(ask, |bars| bars.suspend(ask))
+            quiet.as_ref().map_or_else(ask, |quiet| quiet.during(ask))
         }))
     }
 
@@ -111,6 +111,8 @@ impl Shown {
         }
         ui.say(summary::text(plan, state));
         let failed = plan
+        // A question that was left without an answer has the terminal still.
+        ui.restore_terminal();
             .steps
             .iter()
             .filter_map(|step| state.steps.get(&step.id).map(|state| (step, state)))
