@@ -138,6 +138,45 @@ pub fn refuse_own(location: &Location, plan: &Plan, vars: &BTreeMap<String, Stri
     Ok(())
 }
 
+/// Returns a place of the journal as it was written, a password in it left out.
+#[must_use]
+pub fn without_password(text: &str) -> String {
+    if !is_url(text) {
+        return text.to_owned();
+    }
+    let (scheme, rest) = text.split_once("://").unwrap_or(("postgres", text));
+    let rest = match rest.rsplit_once('@') {
+        Some((user, hosts)) => format!("{}@{hosts}", user.split(':').next().unwrap_or_default()),
+        None => rest.to_owned(),
+    };
+    let (address, query) = rest.split_once('?').unwrap_or((&rest, ""));
+    let is_password = |pair: &&str| pair.starts_with("password=") || pair.starts_with("sslpassword=");
+    let kept: Vec<&str> = query.split('&').filter(|pair| !pair.is_empty() && !is_password(pair)).collect();
+    match kept.is_empty() {
+        true => format!("{scheme}://{address}"),
+        false => format!("{scheme}://{address}?{}", kept.join("&")),
+    }
+}
+
 fn is_url(text: &str) -> bool {
     text.starts_with("postgres://") || text.starts_with("postgresql://")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_place_is_repeated_without_its_password() {
+        let cases = [
+            ("the state", "the state"),
+            ("postgres://u:p%40w@h:5433/d", "postgres://u@h:5433/d"),
+            ("postgres://u:p/w?@h/d", "postgres://u@h/d"),
+            ("postgresql://h/d?user=u&password=pw&sslmode=require", "postgresql://h/d?user=u&sslmode=require"),
+            ("postgres://u@/d?host=/run/pg&port=5433", "postgres://u@/d?host=/run/pg&port=5433"),
+        ];
+        for (given, shown) in cases {
+            assert_eq!(without_password(given), shown);
+        }
+    }
 }

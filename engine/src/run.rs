@@ -267,6 +267,7 @@ impl<'a> Run<'a> {
             texts: step_texts(plan),
             vars: plan.vars.clone(),
             given: plan.given.clone(),
+            platforms: plan.platforms.iter().map(|file| file.display().to_string()).collect(),
             holder,
         }])?;
         Ok(run)

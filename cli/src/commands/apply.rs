@@ -77,7 +77,7 @@ impl Apply {
             Some(exit) => Ok(exit),
             None => {
                 let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-                let result = runtime.block_on(self.session(ui, state, &mut session, &args.platforms, saved.as_ref()));
+                let result = runtime.block_on(self.session(ui, &mut session, &args.platforms, saved.as_ref()));
                 runtime.shutdown_timeout(std::time::Duration::from_secs(1));
                 result
             }
@@ -106,8 +106,8 @@ impl Apply {
         }
         if old.going_back {
             let message = format!("run {} is on its way back and cannot go forward", old.id);
-            let path = session.plan.path.display();
-            ui.fail(message, &format!("finish with `pgplan undo {path}`, or give the run up with `pgplan abandon`"));
+            let (undo, id) = (self.plan.command("undo", &ui.hints), &old.id);
+            ui.fail(message, &format!("finish with `{undo}`, or give the run up with `pgplan abandon {id}`"));
             return Some(Exit::NeedsPerson);
         }
         self.refuse_changed(ui, &session.plan, old)
@@ -116,7 +116,6 @@ impl Apply {
     async fn session(
         &self,
         ui: &mut Ui,
-        state: Option<&Path>,
         session: &mut Session,
         platforms: &[PathBuf],
         saved: Option<&Given>,
@@ -128,7 +127,6 @@ impl Apply {
         let consent = self.shown.consent(ui, bars.as_ref());
         let settings = session.settings(&id, resumed.as_ref(), platforms, consent.clone());
         let wishes = Wishes { until: self.until.clone(), run_dir: settings.run_dir.clone() };
-        let location = session.state.location.clone();
         let world = match Real::new(Arc::clone(&session.plan), settings, crate::args::environment()).await {
             Ok(world) => world,
             Err(error) => {
@@ -160,14 +158,15 @@ impl Apply {
             let ended = next_event(old.seq, EventKind::RunEnded { outcome: Outcome::Abandoned });
             if let Err(error) = session.journal.append(&old.id, &[ended]) {
                 return Ok(journal_failed(ui, &error));
-            forget(ui, &world, &old).await;
             }
             ui.say(format!("run {} is given up", old.id));
+            forget(ui, &world, &old).await;
         }
         let world = Arc::new(faults::around(world));
         let (now, handle) = (Now::default(), bars.as_ref().map(Bar::handle));
-        let reporters = self.shown.reporters(bars, &now)?;
+        let reporters = self.shown.reporters(ui, bars, &now)?;
         let (plan, me) = (Arc::clone(&session.plan), session.me.clone());
+        let forward = Direction::Forward { most_cuts: faults::most_cuts() };
         let begun = match &resumed {
             Some(_) => Run::resume(&plan, &mut session.journal, &id, me, forward, reporters),
             None => Run::begin(&plan, &mut session.journal, &id, me, reporters),
@@ -178,10 +177,10 @@ impl Apply {
         };
         let stop = Stop::default();
         listen(&stop, &now, handle)?;
-        let command = |verb: &str| self.plan.command(verb, state.map(|_| &location));
+        let hints = ui.hints.clone();
+        let command = |verb: &str| self.plan.command(verb, &hints);
         match Box::pin(self.drive(&mut run, &world, &wishes, &stop, &consent)).await {
             // What led back was a step that failed, however well the way back went.
-        let forward = Direction::Forward { most_cuts: faults::most_cuts() };
             Ok(ending @ Ending::Ended(Outcome::Undone)) => {
                 self.shown.tell(ui, &plan, run.state(), &ending, command).map(|_| Exit::Failed)
             }

@@ -60,7 +60,7 @@ impl Shown {
             Progress::Bar => true,
             Progress::Plain | Progress::None => false,
         };
-        wanted.then(Bar::new)
+        wanted.then(|| Bar::new(ui.hints.clone()))
     }
 
     pub(crate) fn consent(&self, ui: &Ui, bars: Option<&Bar>) -> Consent {
@@ -77,15 +77,20 @@ impl Shown {
         }))
     }
 
-    pub(crate) fn reporters<'a>(&self, bars: Option<Bar>, now: &Now) -> io::Result<Vec<Box<dyn Reporter + 'a>>> {
+    pub(crate) fn reporters<'a>(
+        &self,
+        ui: &Ui,
+        bars: Option<Bar>,
+        now: &Now,
+    ) -> io::Result<Vec<Box<dyn Reporter + 'a>>> {
         let mut reporters: Vec<Box<dyn Reporter>> = vec![Box::new(now.clone())];
         match bars {
             Some(bars) => reporters.push(Box::new(bars)),
             None if self.progress != Progress::None => {
-                let mut err = anstream::stderr();
+                let (mut err, hints) = (anstream::stderr(), ui.hints.clone());
                 reporters.push(Box::new(Line::new(move |line: &str| {
                     use io::Write as _;
-                    writeln!(err, "{line}")
+                    writeln!(err, "{}", hints.complete(line))
                 })));
             }
             None => {}
@@ -106,13 +111,13 @@ impl Shown {
         ending: &Ending,
         command: impl Fn(&str) -> String,
     ) -> io::Result<Exit> {
+        // A question that was left without an answer has the terminal still.
+        ui.restore_terminal();
         if self.json {
             ui.data(format!("{}\n", serde_json::to_string(state)?))?;
         }
         ui.say(summary::text(plan, state));
         let failed = plan
-        // A question that was left without an answer has the terminal still.
-        ui.restore_terminal();
             .steps
             .iter()
             .filter_map(|step| state.steps.get(&step.id).map(|state| (step, state)))

@@ -15,12 +15,14 @@ use pgplan_engine::{
 };
 
 use super::line;
+use crate::args::Hints;
 
 /// Bars on stderr.
 pub(crate) struct Bar {
     bars: MultiProgress,
-    running: BTreeMap<(String, String), ProgressBar>,
     held: Held,
+    running: BTreeMap<(String, String), ProgressBar>,
+    hints: Hints,
 }
 
 impl Bar {
@@ -34,20 +36,18 @@ impl Bar {
         self.bars.clone()
     }
 
-    fn spinner(title: &str) -> ProgressBar {
-        let bar = ProgressBar::no_length().with_style(spinner_style()).with_message(title.to_owned());
     /// Returns what keeps the bars away while a question is asked.
     pub(crate) fn quiet(&self) -> Quiet {
         Quiet { bars: self.bars.clone(), held: Arc::clone(&self.held) }
     }
 
+    fn spinner(title: &str) -> ProgressBar {
+        let bar = ProgressBar::no_length().with_style(spinner_style()).with_message(title.to_owned());
         bar.enable_steady_tick(Duration::from_millis(120));
         bar
     }
 }
 
-fn spinner_style() -> ProgressStyle {
-    ProgressStyle::with_template("{spinner} {wide_msg} {elapsed:>6}")
 /// The lines that came up while a question is asked; absent when none is.
 type Held = Arc<Mutex<Option<Vec<String>>>>;
 
@@ -79,6 +79,8 @@ impl Quiet {
     }
 }
 
+fn spinner_style() -> ProgressStyle {
+    ProgressStyle::with_template("{spinner} {wide_msg} {elapsed:>6}")
         .unwrap_or_else(|_| ProgressStyle::default_spinner())
 }
 
