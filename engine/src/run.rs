@@ -19,7 +19,7 @@ use std::{
 use tokio::sync::mpsc::UnboundedSender;
 use tokio_util::sync::CancellationToken;
 
-pub use drive::receipted;
+pub use drive::{receipted, receipted_in};
 pub use recover::MOST_CUTS;
 
 use crate::{

@@ -4,6 +4,8 @@
 //! What the role may not ask is left out, not an error. Nothing here waits long for a lock: a table that another
 //! session holds exclusively shows the size that the last VACUUM or ANALYZE recorded.
 
+pub mod merge;
+
 use std::collections::BTreeMap;
 
 use crate::{

@@ -28,10 +28,11 @@ use crate::{
     each::{item_id, items_of, with_item},
     error::{ErrorKind, StepError},
     event::Holder,
-    facts::{Depth, Facts, Look, ServerFacts},
+    facts::{Depth, Facts, Look, MergeFacts, ServerFacts},
     journal::{apart::Apart, sqlite::process_start},
     kinds::{self, ExpandCx},
     lookup::{Lookup, plan_error},
+    merge,
     op::{
         Exec, Op, Probe,
         data::{RunSql, SqlExpect, SqlSource},
@@ -223,6 +224,7 @@ impl Real {
                     facts.programs.insert(key.clone(), found);
                 }
                 Look::Program { .. } => {}
+                Look::Merge(spec) => facts.merge = self.look_at_merge(spec, names).await?,
                 Look::Dump { file } if self.settings.dry_run && !file.exists() => {}
                 Look::Dump { file } => {
                     facts.dumps.insert(file.clone(), perform::existing_dump::look(file, cx).await?);
@@ -230,6 +232,16 @@ impl Real {
             }
         }
         Ok(facts)
+    }
+
+    /// Looks at a merge when all its databases can be reached now.
+    async fn look_at_merge(&self, spec: &merge::Spec, names: &Lookup) -> Result<Option<MergeFacts>, StepError> {
+        let mut infos = BTreeMap::new();
+        for database in spec.read_databases().into_iter().chain([spec.into.database.clone()]) {
+            let Known::Now(info) = names.connection(&database)? else { return Ok(None) };
+            infos.insert(database, info);
+        }
+        survey::merge::look(spec, &infos).await.map(Some)
     }
 
     /// Returns whether the next look at a database must tell that it is empty: whatever the kind asks about.

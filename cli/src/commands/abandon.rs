@@ -9,9 +9,8 @@ use clap::Args;
 use pgplan_engine::{
     error::{ErrorKind, StepError},
     event::{EventKind, Outcome},
-    op::Op,
     plan::Plan,
-    run::{Receipted, World as _},
+    run::{Receipted, World as _, receipted_in},
     state::RunState,
     world::{Consent, Left, Real, Settings},
 };
@@ -107,7 +106,7 @@ pub(super) async fn forget(ui: &mut Ui, world: &Real, run: &RunState) {
 
 fn has_receipts(run: &RunState) -> bool {
     let begun = run.steps.values().flat_map(|step| &step.actions).filter(|action| action.attempts > 0);
-    begun.map(|action| &action.action.op).any(|op| matches!(op, Op::RunSql(_) | Op::Restore(_))) || run.going_back
+    run.going_back || begun.map(|action| &action.action.op).any(|op| receipted_in(op).is_some())
 }
 
 fn tell_all(ui: &mut Ui, run: &RunState, error: &StepError) {

@@ -105,6 +105,9 @@ fn marks(step: &StepPreview) -> Vec<&'static str> {
 }
 
 fn actions(out: &mut String, graph: &ActionGraph) {
+    for note in &graph.notes {
+        push(out, &format!("  {}", paint(note, Tone::Dim)));
+    }
     for warning in &graph.warnings {
         push(out, &format!("  {} {warning}", paint("warning:", Tone::Warn)));
     }
@@ -121,6 +124,12 @@ fn actions(out: &mut String, graph: &ActionGraph) {
 }
 
 fn markdown_actions(out: &mut String, graph: &ActionGraph) {
+    for note in &graph.notes {
+        push(out, &format!("- {note}"));
+    }
+    if !graph.notes.is_empty() {
+        push(out, "");
+    }
     for warning in &graph.warnings {
         push(out, &format!("> warning: {warning}\n"));
     }

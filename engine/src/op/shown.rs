@@ -3,9 +3,10 @@
 use super::{
     Exec, Expected, FilterOp, Op, RestoreOp,
     data::{RunSql, SqlSource},
+    merge::FillTables,
 };
 use crate::{
-    postgres::quote::{ident, on_one_line},
+    postgres::quote::{ident, on_one_line, qualified},
     secret::Text,
     sql::Filter,
 };
@@ -26,11 +27,20 @@ impl Op {
             Self::DropDatabase(old) => vec![format!("DROP DATABASE {}", ident(old.name.as_deref().unwrap_or("?")))],
             Self::Dump(dump) => vec![dump.command_line()],
             Self::Filter(filter) => filter.shown(),
+            Self::FillTables(fill) => fill.shown(),
+            Self::ProveMerge(proof) => {
+                proof.complete.iter().map(|sql| format!("then, in the same transaction: {sql}")).collect()
+            }
+            Self::EmptyTables(empty) => {
+                let delete = |table: &String| format!("DELETE FROM {}", qualified(&empty.into.schema, table));
+                empty.first.iter().map(ToString::to_string).chain(empty.tables.iter().map(delete)).collect()
+            }
             // Their titles say it all.
             Self::EditFile(_)
             | Self::Vacuum(_)
             | Self::Compare { .. }
             | Self::JudgeComparison(_)
+            | Self::MapKeys(_)
             | Self::Approve { .. }
             | Self::Remember { .. } => Vec::new(),
         }
@@ -67,6 +77,22 @@ impl RestoreOp {
                 format!("expected: SQLSTATE {} at {}", code.sqlstate, code.object)
             }
         }));
+        lines
+    }
+}
+
+impl FillTables {
+    /// Shows the statement for each table's first source; those of the others differ in names only.
+    fn shown(&self) -> Vec<String> {
+        let mut lines = Vec::new();
+        for table in &self.tables {
+            let Some(part) = table.parts.first() else { continue };
+            let select = part.select(&part.columns());
+            lines.push(on_one_line(&table.insert(&self.into.schema, part, &select, false)));
+            if table.parts.len() > 1 {
+                lines.push(format!("… and so from {} more", table.parts.len() - 1));
+            }
+        }
         lines
     }
 }

@@ -27,6 +27,7 @@ pub mod edit;
 pub mod exec;
 pub(crate) mod existing_dump;
 pub mod filter;
+pub mod merge;
 pub(crate) mod parse;
 mod remember;
 pub mod restore;
@@ -93,6 +94,10 @@ pub async fn perform(op: &Op, cx: &PerformCx) -> Result<Output, StepError> {
         Op::Vacuum(op) => vacuum::vacuum(op, cx).await,
         Op::Compare { comparison } => compare::compare(comparison, cx).await,
         Op::JudgeComparison(op) => compare::judge(op, cx).await,
+        Op::MapKeys(op) => merge::map_keys(op, cx).await,
+        Op::FillTables(op) => merge::fill(op, cx).await,
+        Op::ProveMerge(op) => merge::prove(op, cx).await,
+        Op::EmptyTables(op) => merge::empty(op, cx).await,
         Op::Approve { .. } => {
             Err(StepError::new(ErrorKind::Internal, "a question is put by the world, not by the performer"))
         }

@@ -19,10 +19,10 @@ use crate::{
     attempt::{bounded, wait_before_retry},
     error::{ErrorKind, StepError},
     event::{EventKind, Outcome},
-    op::Op,
+    op::{Op, merge},
     plan::{Downtime, Plan, Step},
     schedule::{self, Next},
-    state::{RunState, StepState, StepStatus},
+    state::{ActionState, RunState, StepState, StepStatus},
 };
 
 impl Run<'_> {
@@ -373,7 +373,10 @@ pub fn receipted(
 ) -> Result<BTreeMap<String, Receipted>, StepError> {
     let begun = |step: &StepState| step.actions.iter().any(|action| action.attempts > 0);
     let actions = state.steps.values().flat_map(|step| &step.actions).filter(|action| action.attempts > 0);
-    let mut found: Vec<_> = actions.filter_map(|action| receipted_in(&action.action.op)).collect();
+    let backs =
+        |action: &ActionState| action.action.undo.as_deref().filter(|_| state.going_back).and_then(receipted_in);
+    let mut found: Vec<_> =
+        actions.flat_map(|action| receipted_in(&action.action.op).into_iter().chain(backs(action))).collect();
     for step in plan.steps.iter().filter(|step| state.going_back && state.steps.get(&step.id).is_some_and(begun)) {
         found.extend(own(step)?.flatten().as_ref().and_then(receipted_in));
     }
@@ -386,10 +389,15 @@ pub fn receipted(
 }
 
 /// Returns the database of the plan in which an operation leaves receipts, and whether others of its server get some.
-fn receipted_in(op: &Op) -> Option<(String, Receipted)> {
+#[must_use]
+pub fn receipted_in(op: &Op) -> Option<(String, Receipted)> {
     match op {
         Op::RunSql(sql) if sql.transaction && !sql.read_only => Some((sql.database.clone(), Receipted::Database)),
         Op::Restore(restore) => Some((restore.into.clone(), Receipted::Server)),
+        Op::MapKeys(merge::MapKeys { into, .. })
+        | Op::FillTables(merge::FillTables { into, .. })
+        | Op::ProveMerge(merge::ProveMerge { into, .. })
+        | Op::EmptyTables(merge::EmptyTables { into, .. }) => Some((into.database.clone(), Receipted::Database)),
         _ => None,
     }
 }
