@@ -371,8 +371,8 @@ pub fn receipted(
     state: &RunState,
     own: impl Fn(&Step) -> Result<Option<Option<Op>>, StepError>,
 ) -> Result<BTreeMap<String, Receipted>, StepError> {
-    let begun = |step: &StepState| step.actions.iter().any(|action| action.attempts > 0);
-    let actions = state.steps.values().flat_map(|step| &step.actions).filter(|action| action.attempts > 0);
+    let begun = |step: &StepState| step.actions.iter().any(|action| action.started_at.is_some());
+    let actions = state.steps.values().flat_map(|step| &step.actions).filter(|action| action.started_at.is_some());
     let backs =
         |action: &ActionState| action.action.undo.as_deref().filter(|_| state.going_back).and_then(receipted_in);
     let mut found: Vec<_> =
