@@ -151,6 +151,12 @@ pub struct TableFacts {
     pub relkind: char,
     /// Whether it is a partition.
     pub is_partition: bool,
+    /// Schema and name of the partitioned table whose partition it is.
+    #[serde(default)]
+    pub parent: Option<(String, String)>,
+    /// Whether the role may vacuum and analyze it: it owns the table or the database, or has `MAINTAIN` on the table.
+    #[serde(default)]
+    pub may_vacuum: bool,
     /// `pg_total_relation_size`, bytes.
     pub bytes: u64,
     /// `reltuples`; absent when never analyzed.

@@ -134,6 +134,14 @@ impl Apply {
                 return Ok(Exit::of_error(error.kind));
             }
         };
+        if let Err(error) = world.expect_now().await {
+            ui.error(&error);
+            if resumed.is_none() {
+                // Nothing is in it yet.
+                fs::remove_dir(&wishes.run_dir)?;
+            }
+            return Ok(Exit::of_error(error.kind));
+        }
         if let Some(saved) = saved.filter(|_| resumed.is_none()) {
             // Held from here on, so that no other run moves a server between the look and the first step.
             let held = world.claim_at_start().await;

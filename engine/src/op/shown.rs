@@ -105,7 +105,7 @@ impl RunSql {
             SqlSource::File(file) => vec![format!("from {}", file.display())],
         };
         if let Some(rows) = self.expect.rows {
-            shown.push(format!("must give {rows} rows"));
+            shown.push(format!("must give {rows} {}", if rows == 1 { "row" } else { "rows" }));
         }
         if let Some(value) = &self.expect.value {
             shown.push(format!("must give the value {value}"));

@@ -27,6 +27,7 @@ pub mod edit;
 pub mod exec;
 pub(crate) mod existing_dump;
 pub mod filter;
+pub mod idle;
 pub mod merge;
 pub(crate) mod parse;
 mod remember;
@@ -68,6 +69,8 @@ pub struct PerformCx {
     pub redactor: Arc<Redactor>,
     /// The tunnels that run.
     pub held: Arc<tunnel::Held>,
+    /// The sessions that actions have left for the next of their step.
+    pub idle: Arc<idle::Idle>,
     /// The installed PostgreSQL programs.
     pub clients: Arc<Clients>,
 }
@@ -243,6 +246,7 @@ pub(crate) mod testing {
             databases: Arc::new(Known(BTreeMap::new())),
             redactor: Arc::new(Redactor::new()),
             held: Arc::default(),
+            idle: Arc::default(),
             clients: Arc::default(),
         }
     }
