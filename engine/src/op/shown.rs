@@ -20,7 +20,7 @@ impl Op {
             Self::Tunnel(tunnel) => tunnel.exec.shown(),
             Self::RestoreFile { backup, .. } => vec![format!("from {}", backup.display())],
             Self::CreateCluster(cluster) => vec![format!("in {}", cluster.folder.display())],
-            Self::RemoveCluster { folder } => vec![format!("rm -r {}", folder.display())],
+            Self::RemoveCluster { folder, .. } => vec![format!("rm -r {}", folder.display())],
             Self::Restore(restore) => restore.shown(),
             Self::RunSql(sql) => sql.shown(),
             Self::CreateDatabase(new) => vec![new.sql(new.name.as_deref().unwrap_or("?"))],
