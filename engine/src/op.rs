@@ -13,6 +13,7 @@ use crate::secret::Text;
 
 pub mod data;
 mod dump;
+pub mod fence;
 
 pub use dump::{Compat, Compress, DumpOp, Expected, ExpectedCode, FilterOp, OnError, Part, RestoreOp, Unmatched};
 
@@ -61,6 +62,12 @@ pub enum Op {
     Filter(FilterOp),
     /// Put a dump, or a part of one, into a server.
     Restore(RestoreOp),
+    /// Close databases to writers and prove that nobody writes.
+    Fence(fence::FenceOp),
+    /// Open fenced databases again as they were.
+    Unfence(fence::UnfenceOp),
+    /// Check that nothing has moved since databases were proved quiet.
+    StillQuiet(fence::StillQuietOp),
     /// Ask a person for consent.
     Approve {
         /// What is asked.

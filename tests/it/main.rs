@@ -19,6 +19,7 @@ mod live_claims;
 mod live_connections;
 mod live_data;
 mod live_failures;
+mod live_fence;
 mod live_plans;
 mod live_plans_dokku;
 mod live_plans_habitat;

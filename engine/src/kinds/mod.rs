@@ -21,6 +21,7 @@ pub mod declare;
 pub mod deprovision;
 pub mod dump;
 pub mod dump_source;
+pub mod fence;
 pub mod filter;
 pub mod provision;
 pub mod record;
@@ -30,6 +31,7 @@ pub mod restore;
 pub mod scale;
 pub mod sql;
 pub mod tunnel;
+pub mod unfence;
 pub mod vacuum;
 pub mod verify;
 
@@ -49,6 +51,8 @@ pub fn all() -> &'static [KindEntry] {
             entry::<command::Command>(),
             entry::<tunnel::Tunnel>(),
             entry::<approve::Approve>(),
+            entry::<fence::Fence>(),
+            entry::<unfence::Unfence>(),
             entry::<provision::Provision>(),
             entry::<create_database::CreateDatabase>(),
             entry::<deprovision::Deprovision>(),

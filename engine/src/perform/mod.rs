@@ -26,6 +26,7 @@ pub mod dump;
 pub mod edit;
 pub mod exec;
 pub(crate) mod existing_dump;
+pub mod fence;
 pub mod filter;
 pub(crate) mod parse;
 mod remember;
@@ -93,6 +94,9 @@ pub async fn perform(op: &Op, cx: &PerformCx) -> Result<Output, StepError> {
         Op::Vacuum(op) => vacuum::vacuum(op, cx).await,
         Op::Compare { comparison } => compare::compare(comparison, cx).await,
         Op::JudgeComparison(op) => compare::judge(op, cx).await,
+        Op::Fence(op) => fence::fence(op, cx).await,
+        Op::Unfence(op) => fence::unfence(op, cx).await,
+        Op::StillQuiet(op) => fence::still_quiet(op, cx).await,
         Op::Approve { .. } => {
             Err(StepError::new(ErrorKind::Internal, "a question is put by the world, not by the performer"))
         }
