@@ -14,6 +14,7 @@ use crate::secret::Text;
 pub mod data;
 mod dump;
 pub mod fence;
+pub mod trial;
 
 pub use dump::{Compat, Compress, DumpOp, Expected, ExpectedCode, FilterOp, OnError, Part, RestoreOp, Unmatched};
 
@@ -68,6 +69,10 @@ pub enum Op {
     Unfence(fence::UnfenceOp),
     /// Check that nothing has moved since databases were proved quiet.
     StillQuiet(fence::StillQuietOp),
+    /// Restore a schema only to see whether it can be.
+    SchemaTrial(Box<trial::TrialOp>),
+    /// Remove what was made for a trial of a schema.
+    EndTrial(trial::TrialPlace),
     /// Ask a person for consent.
     Approve {
         /// What is asked.

@@ -121,6 +121,8 @@ fn is_repeatable(op: &Op) -> bool {
         | Op::Fence(_)
         | Op::Unfence(_)
         | Op::StillQuiet(_)
+        | Op::SchemaTrial(_)
+        | Op::EndTrial(_)
         | Op::Approve { .. }
         | Op::Remember { .. } => true,
     }
@@ -143,6 +145,8 @@ fn is_lasting(op: &Op) -> bool {
         | Op::Filter(_)
         | Op::Unfence(_)
         | Op::StillQuiet(_)
+        | Op::SchemaTrial(_)
+        | Op::EndTrial(_)
         | Op::Approve { .. }
         | Op::Remember { .. } => false,
     }

@@ -29,6 +29,7 @@ mod live_restore;
 mod live_saved;
 mod live_state;
 mod live_tls;
+mod live_trial;
 mod live_undo;
 mod live_undo_platform;
 mod live_verify;

@@ -29,6 +29,7 @@ mod registry;
 pub mod repoint;
 pub mod restore;
 pub mod scale;
+pub mod schema_trial;
 pub mod sql;
 pub mod tunnel;
 pub mod unfence;
@@ -45,6 +46,7 @@ pub fn all() -> &'static [KindEntry] {
     static ALL: LazyLock<Vec<KindEntry>> = LazyLock::new(|| {
         vec![
             entry::<verify::Verify>(),
+            entry::<schema_trial::SchemaTrial>(),
             entry::<record::Record>(),
             entry::<scale::Scale>(),
             entry::<repoint::Repoint>(),
@@ -84,6 +86,8 @@ pub trait Kind: DeserializeOwned + schemars::JsonSchema + Send + Sync + 'static 
     const SUMMARY: &'static str;
     /// A step as YAML, complete and valid, as a list item body (`dump: { from: source }`).
     const EXAMPLE: &'static str;
+    /// Keys that may name a step of the plan whose body then stands in their place, with the kind of that step.
+    const BORROWS: &'static [(&'static str, &'static str)] = &[];
 
     /// Says what the step uses, gives and refers to, and reports what is wrong with it, without touching anything.
     fn check(&self, to: &mut Declarations);

@@ -1,9 +1,10 @@
 //! Operations as the dry run shows them: the command line or SQL that would be used, secrets by name.
 
 use super::{
-    Exec, Expected, FilterOp, Op, RestoreOp,
+    DumpOp, Exec, Expected, FilterOp, Op, RestoreOp,
     data::{RunSql, SqlSource},
     fence::{Access, FenceOp},
+    trial::TrialOp,
 };
 use crate::{
     postgres::quote::{ident, on_one_line},
@@ -28,6 +29,7 @@ impl Op {
             Self::Dump(dump) => vec![dump.command_line()],
             Self::Filter(filter) => filter.shown(),
             Self::Fence(fence) => fence.shown(),
+            Self::SchemaTrial(trial) => trial.shown(),
             Self::Unfence(unfence) => unfence.before.iter().map(Access::shown).collect(),
             // Their titles say it all.
             Self::EditFile(_)
@@ -35,6 +37,7 @@ impl Op {
             | Self::Compare { .. }
             | Self::JudgeComparison(_)
             | Self::StillQuiet(_)
+            | Self::EndTrial(_)
             | Self::Approve { .. }
             | Self::Remember { .. } => Vec::new(),
         }
@@ -45,6 +48,14 @@ impl FilterOp {
     fn shown(&self) -> Vec<String> {
         let rules = Filter::new(self.rules.clone()).map(|filter| filter.rules()).unwrap_or_default();
         rules.iter().map(ToString::to_string).collect()
+    }
+}
+
+impl TrialOp {
+    fn shown(&self) -> Vec<String> {
+        let dumps = self.roles.iter().chain(std::iter::once(&self.schema)).map(DumpOp::command_line);
+        let rules = Filter::new(self.rules.clone()).map(|filter| filter.rules()).unwrap_or_default();
+        dumps.chain(rules.iter().map(ToString::to_string)).collect()
     }
 }
 

@@ -32,6 +32,7 @@ pub(crate) mod parse;
 mod remember;
 pub mod restore;
 pub mod run_sql;
+pub mod schema_trial;
 mod session;
 mod text;
 pub mod tunnel;
@@ -97,6 +98,8 @@ pub async fn perform(op: &Op, cx: &PerformCx) -> Result<Output, StepError> {
         Op::Fence(op) => fence::fence(op, cx).await,
         Op::Unfence(op) => fence::unfence(op, cx).await,
         Op::StillQuiet(op) => fence::still_quiet(op, cx).await,
+        Op::SchemaTrial(op) => Box::pin(schema_trial::schema_trial(op, cx)).await,
+        Op::EndTrial(place) => schema_trial::end_trial(place, cx).await,
         Op::Approve { .. } => {
             Err(StepError::new(ErrorKind::Internal, "a question is put by the world, not by the performer"))
         }
