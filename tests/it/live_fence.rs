@@ -185,15 +185,34 @@ fn who_cannot_be_stopped_is_named_and_nothing_stays_changed() {
         let done = env.pgplan(&["apply", "p.yaml"]).expect(code);
         (env, done)
     };
-    {
-        let _boss = Writer::start(&server, "app", "boss", FORGED);
-        let (_, failed) = apply(FENCE, 6);
-        said(&failed, "quiet cannot be proved");
-        said(&failed, "superuser boss (pgplan 1.0 forged) from 127.0.0.1 in app");
-        said(&failed, "\"public\".\"log\" of app:");
-        said(&failed, "the databases are open again, as they were");
-        assert_eq!(access(&server), before);
-    }
+    // Another superuser, one who uses the role of pgplan, and one who takes the name of its sessions, too.
+    let writers = [("boss", FORGED), ("postgres", "app"), ("postgres", FORGED)];
+    let writers = writers.map(|(role, name)| Writer::start(&server, "app", role, name));
+    let (env, failed) = apply(FENCE, 6);
+    said(&failed, "quiet cannot be proved");
+    said(&failed, "superuser boss (pgplan 1.0 forged) from 127.0.0.1 in app");
+    said(&failed, "superuser postgres (app) from 127.0.0.1 in app");
+    said(&failed, "\"public\".\"log\" of app:");
+    said(&failed, "the databases are open again, as they were");
+    assert_eq!(access(&server), before);
+    drop(writers);
+    let forged = Writer::start(&server, "app", "postgres", FORGED);
+    let failed = env.pgplan(&["apply", "p.yaml"]).expect(6);
+    said(&failed, "nobody was seen: who wrote came and went between two looks");
+    said(&failed, "\"public\".\"log\" of app:");
+    drop(forged);
+
+    // What is brought back must not be older than the fence.
+    server.psql("postgres", "GRANT CONNECT ON DATABASE app TO late");
+    let between = access(&server);
+    said(&env.pgplan(&["apply", "p.yaml"]).expect(3), "who may use app has changed since this step was listed");
+    env.pgplan(&["apply", "p.yaml", "--rerun", "fence"]).expect(0);
+    env.pgplan(&["undo", "p.yaml", "--yes"]).expect(0);
+    assert_eq!(access(&server), between);
+    server.psql("postgres", "REVOKE CONNECT ON DATABASE app FROM late");
+    server.psql("postgres", "UPDATE pg_database SET datacl = NULL WHERE datname = 'app'");
+    assert_eq!(access(&server), before);
+
     server.psql("app", "BEGIN; INSERT INTO log VALUES ('prepared'); PREPARE TRANSACTION 'it''s mine'");
     let (_, failed) = apply(FENCE, 6);
     said(&failed, "prepared transaction it's mine of role postgres in app");
@@ -341,5 +360,26 @@ fn an_owner_without_superuser_fences_his_own_database() {
     let other = TestEnv::new();
     other.write("p.yaml", &plan("p", &as_role(&server.url("app"), "owner"), fence));
     said(&other.pgplan(&["apply", "p.yaml"]).expect(1), "permission denied");
+    assert_eq!(access(&server), before);
+}
+
+#[test]
+fn a_fence_that_was_open_in_between_counts_what_was_written_then() {
+    let server = Cluster::start("16");
+    load(&server);
+    let before = access(&server);
+    let env = TestEnv::new();
+    let steps = "  - fence: { database: db, grace: 0s, window: 1s }\n  - dump: { from: db }\n  - id: use\n    command: { run: [test, -e, mended] }\n  - unfence: { fence: fence }\n    run_on: always\n";
+    env.write("p.yaml", &plan("p", &server.url("app"), steps));
+    env.pgplan(&["apply", "p.yaml"]).expect(1);
+    assert_eq!(access(&server), before);
+    // Nobody wrote: the dump is still good.
+    env.pgplan(&["apply", "p.yaml"]).expect(1);
+    assert_eq!(access(&server), before);
+    server.psql("app", "INSERT INTO log VALUES ('open')");
+    env.write("mended", "");
+    said(&env.pgplan(&["apply", "p.yaml"]).expect(6), "app: 1 rows were changed");
+    assert_eq!(access(&server), before);
+    env.pgplan(&["apply", "p.yaml", "--rerun", "fence"]).expect(0);
     assert_eq!(access(&server), before);
 }

@@ -86,7 +86,11 @@ fn what_a_killed_trial_left_is_removed_by_the_next_one_or_by_undo() {
     env.write("p.yaml", &plan("p", &source.url("sh'op \"x"), steps));
     let killed = || {
         let mut child = env.command(&["apply", "p.yaml"]).spawn().expect("pgplan starts");
-        until("the server runs", || servers(&env).iter().any(|place| place.join("data/postmaster.pid").exists()));
+        until("the server runs", || {
+            servers(&env)
+                .iter()
+                .any(|place| fs::read_to_string(place.join("log")).is_ok_and(|log| log.contains("ready to accept")))
+        });
         signal(&child, Signal::SIGKILL);
         child.wait().expect("it is dead");
         let pid = servers(&env).iter().find_map(|place| fs::read_to_string(place.join("data/postmaster.pid")).ok());

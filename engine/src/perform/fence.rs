@@ -33,11 +33,11 @@ use crate::{
 /// How many lines of blame an error holds.
 const NAMED: usize = 20;
 
-/// What is written down of a fence that stands.
-#[derive(Debug, Serialize, Deserialize)]
+/// What is written down of a fence.
+#[derive(Debug, Default, Serialize, Deserialize)]
 struct Note {
-    /// How the databases were.
-    before: Vec<Access>,
+    /// How the databases were; absent = they are open again.
+    before: Option<Vec<Access>>,
     /// How often the step had been begun anew when `quiet` was proved.
     generation: u32,
     /// The first proof.
@@ -56,47 +56,48 @@ struct Me {
 ///
 /// # Errors
 /// [`ErrorKind::Verification`] naming who is to blame when quiet cannot be proved, or what has moved since the first
-/// proof; [`ErrorKind::Refused`] for databases that another run has fenced; what the server said. But for a stop, the
+/// proof; [`ErrorKind::Refused`] for databases that another run has fenced, or whose privileges were changed since the
+/// step was listed; what the server said. But for a stop, the
 /// databases are open again then, as they were, unless the operation says `keep`.
 pub async fn fence(op: &FenceOp, cx: &PerformCx) -> Result<Output, StepError> {
-    let mut note = match read_note(cx, &op.database) {
-        Some(note) => note,
-        None => {
-            refuse_fenced(op)?;
-            let note = Note { before: op.before.clone(), generation: cx.generation, quiet: None };
-            write_json(&note_file(cx, &op.database), &note)?;
-            note
-        }
+    let error = match Box::pin(close(op, cx)).await {
+        Err(error) if error.kind != ErrorKind::Interrupted && !op.keep => error,
+        other => return other,
     };
-    match Box::pin(close(op, &mut note, cx)).await {
-        Err(error) if error.kind != ErrorKind::Interrupted && !op.keep => {
-            let back = UnfenceOp { on: op.database.clone(), before: note.before, own: true };
-            Err(match Box::pin(take_back(&back, cx)).await {
-                Ok(warnings) => warnings
-                    .into_iter()
-                    .fold(error, StepError::detail)
-                    .detail("the databases are open again, as they were"),
-                Err(why) => error
-                    .detail(format!("the databases could not be opened again: {why}"))
-                    .help("mend the cause of both, then apply again, or take the run back with `pgplan undo`"),
-            })
+    // Without a note nothing was changed.
+    let Some(before) = read_note(cx, &op.database)?.before else { return Err(error) };
+    let back = UnfenceOp { on: op.database.clone(), before, own: true };
+    Err(match Box::pin(take_back(&back, cx)).await {
+        Ok(warnings) => {
+            warnings.into_iter().fold(error, StepError::detail).detail("the databases are open again, as they were")
         }
-        other => other,
-    }
+        Err(why) => error
+            .detail(format!("the databases could not be opened again: {why}"))
+            .help("mend the cause of both, then apply again, or take the run back with `pgplan undo`"),
+    })
 }
 
-async fn close(op: &FenceOp, note: &mut Note, cx: &PerformCx) -> Result<Output, StepError> {
+async fn close(op: &FenceOp, cx: &PerformCx) -> Result<Output, StepError> {
     let names: Vec<&str> = op.before.iter().map(|access| access.name.as_str()).collect();
     // A server counts all that a session has changed when it ends: the session that proves must be another one.
     let session = open(&op.database, cx).await?;
     let work = async {
         quiet::refuse_standing_writers(&session, &names).await?;
+        let mut note = read_note(cx, &op.database)?;
+        let stood = note.before.is_some();
+        if !stood {
+            refuse_fenced(op)?;
+            access::refuse_changed(&op.before, &session).await?;
+            note.before = Some(op.before.clone());
+            write_json(&note_file(cx, &op.database), &note)?;
+        }
         let me = whoami(&session).await?;
-        access::close(op, &note.before, &me, &session).await.map(|()| me)
+        access::close(op, note.before.as_deref().unwrap_or_default(), &me, &session).await?;
+        Ok((note, stood, me))
     };
     let done = cx.cancellable(&[&session], Box::pin(work)).await;
     session.close().await;
-    let me = done?;
+    let (note, stood, me) = done?;
     let session = open(&op.database, cx).await?;
     let work = async {
         let ended = sessions::end_all(op, &names, &me, cx, &session).await?;
@@ -105,15 +106,25 @@ async fn close(op: &FenceOp, note: &mut Note, cx: &PerformCx) -> Result<Output, 
     let done = cx.cancellable(&[&session], Box::pin(work)).await;
     session.close().await;
     let (ended, proved) = done?;
-    told(op, note, cx, ended, proved)
+    told(op, note, stood, cx, ended, proved)
 }
 
 /// Compares a proof with the first one of this fence, and says what was proved.
-fn told(op: &FenceOp, note: &mut Note, cx: &PerformCx, ended: u64, proved: Proved) -> Result<Output, StepError> {
+///
+/// A fence that was open in between (`stood` is false) has changed settings itself; rows count all the same.
+fn told(
+    op: &FenceOp,
+    mut note: Note,
+    stood: bool,
+    cx: &PerformCx,
+    ended: u64,
+    proved: Proved,
+) -> Result<Output, StepError> {
     let mut warnings = Vec::new();
     match note.quiet.as_ref().filter(|_| note.generation == cx.generation) {
         Some(first) => {
-            let moved = quiet::moved(first, &proved.quiet);
+            let shared = if stood { first.shared } else { proved.quiet.shared };
+            let moved = quiet::moved(&Quiet { shared, ..first.clone() }, &proved.quiet);
             if !moved.changes.is_empty() {
                 let step = &cx.step;
                 let message = format!("{} was written to since `{step}` proved it quiet", op.database);
@@ -126,7 +137,7 @@ fn told(op: &FenceOp, note: &mut Note, cx: &PerformCx, ended: u64, proved: Prove
         }
         None => {
             (note.generation, note.quiet) = (cx.generation, Some(proved.quiet.clone()));
-            write_json(&note_file(cx, &op.database), note)?;
+            write_json(&note_file(cx, &op.database), &note)?;
         }
     }
     let Quiet { lsn, window_ms, databases, .. } = &proved.quiet;
@@ -148,9 +159,9 @@ fn told(op: &FenceOp, note: &mut Note, cx: &PerformCx, ended: u64, proved: Prove
 pub async fn unfence(op: &UnfenceOp, cx: &PerformCx) -> Result<Output, StepError> {
     let mut op = op.clone();
     if op.own
-        && let Some(note) = read_note(cx, &op.on)
+        && let Some(before) = read_note(cx, &op.on)?.before
     {
-        op.before = note.before;
+        op.before = before;
     }
     let warnings = Box::pin(take_back(&op, cx)).await?;
     let count = op.before.len();
@@ -172,13 +183,9 @@ async fn take_back(op: &UnfenceOp, cx: &PerformCx) -> Result<Vec<String>, StepEr
     session.close().await;
     let warnings = done?;
     if op.own {
-        let note = note_file(cx, &op.on);
-        match std::fs::remove_file(&note) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                return Err(StepError::io("remove", &note, &error));
-            }
-            _ => {}
-        }
+        // A dump that was made behind the fence is as old as its proof, should the step be done again.
+        let note = Note { before: None, ..read_note(cx, &op.on)? };
+        write_json(&note_file(cx, &op.on), &note)?;
     }
     Ok(warnings)
 }
@@ -248,6 +255,12 @@ fn note_file(cx: &PerformCx, database: &str) -> PathBuf {
     cx.run_dir.join("fences").join(format!("{}.json", &digest[..16]))
 }
 
-fn read_note(cx: &PerformCx, database: &str) -> Option<Note> {
-    serde_json::from_slice(&std::fs::read(note_file(cx, database)).ok()?).ok()
+fn read_note(cx: &PerformCx, database: &str) -> Result<Note, StepError> {
+    let file = note_file(cx, database);
+    match std::fs::read(&file) {
+        Ok(text) => serde_json::from_slice(&text)
+            .map_err(|error| StepError::new(ErrorKind::Io, format!("cannot read {}: {error}", file.display()))),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Note::default()),
+        Err(error) => Err(StepError::io("read", &file, &error)),
+    }
 }

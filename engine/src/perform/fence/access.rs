@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use super::Me;
 use crate::{
     error::{ErrorKind, StepError},
+    facts::Defaults,
     op::fence::{Access, FenceOp, Grant, RoleDefault, UnfenceOp},
     pattern::any_matches,
     postgres::{
@@ -17,6 +18,37 @@ use crate::{
 };
 
 const SETTING: &str = "default_transaction_read_only";
+
+/// Refuses databases that are not any more as they were when the step was listed: what is brought back would be old.
+pub(super) async fn refuse_changed(before: &[Access], session: &Session) -> Result<(), StepError> {
+    let (grants, set) = (connect_grants(session).await?, defaults(session).await?);
+    let limits =
+        rows(session, "list the databases", "SELECT datname, datconnlimit FROM pg_catalog.pg_database").await?;
+    for access in before {
+        let of = |(name, grant): &(String, Grant)| (*name == access.name).then(|| grant.clone());
+        let connect: BTreeSet<Grant> = grants.iter().filter_map(of).collect();
+        let limit = limits.iter().find(|row| text(row, 0) == access.name).and_then(|row| text(row, 1).parse().ok());
+        let here = |database: &Option<String>| database.as_ref().is_none_or(|name| *name == access.name);
+        let roles: BTreeSet<&String> =
+            set.iter().filter(|found| here(&found.database)).filter_map(|found| found.role.as_ref()).collect();
+        let value = |role: Option<&str>| {
+            let own =
+                |found: &&Defaults| found.database.as_ref() == Some(&access.name) && found.role.as_deref() == role;
+            set.iter().find(own).and_then(|found| found.read_only.as_deref())
+        };
+        let same = connect == access.connect.iter().cloned().collect()
+            && limit == Some(access.connection_limit)
+            && value(None) == access.read_only.as_deref()
+            && roles == access.roles.iter().map(|own| &own.role).collect()
+            && access.roles.iter().all(|own| value(Some(&own.role)) == own.read_only.as_deref());
+        if !same {
+            let message = format!("who may use {} has changed since this step was listed", on_one_line(&access.name));
+            return Err(StepError::new(ErrorKind::Refused, message)
+                .help("apply with `--rerun STEP`, which looks again and notes how everything is now"));
+        }
+    }
+    Ok(())
+}
 
 /// Closes the databases to everybody but pgplan's role and those that are allowed.
 pub(super) async fn close(op: &FenceOp, before: &[Access], me: &Me, session: &Session) -> Result<(), StepError> {

@@ -49,6 +49,12 @@ impl Seen {
         self.worker.is_none() && !self.allowed
     }
 
+    /// Returns what sessions of the same client have in common.
+    pub(super) fn whose(&self) -> String {
+        let Self { database, role, application, address, worker, .. } = self;
+        format!("{database}\0{role}\0{application}\0{address}\0{worker:?}")
+    }
+
     /// Returns who it is and what to do, for the one who has to find it.
     pub(super) fn blame(&self) -> String {
         let Self { pid, database, role, application, address, since, query_start, .. } = self;
