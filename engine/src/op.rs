@@ -14,6 +14,7 @@ use crate::secret::Text;
 pub mod data;
 mod dump;
 pub mod fence;
+pub mod merge;
 pub mod trial;
 
 pub use dump::{Compat, Compress, DumpOp, Expected, ExpectedCode, FilterOp, OnError, Part, RestoreOp, Unmatched};
@@ -73,6 +74,14 @@ pub enum Op {
     SchemaTrial(Box<trial::TrialOp>),
     /// Remove what was made for a trial of a schema.
     EndTrial(trial::TrialPlace),
+    /// Give rows of a merge their new keys.
+    MapKeys(merge::MapKeys),
+    /// Fill tables from the sources of a merge.
+    FillTables(merge::FillTables),
+    /// Prove that a merge is complete, and mark it so.
+    ProveMerge(merge::ProveMerge),
+    /// Empty tables that a merge has filled.
+    EmptyTables(merge::EmptyTables),
     /// Ask a person for consent.
     Approve {
         /// What is asked.

@@ -123,6 +123,10 @@ fn is_repeatable(op: &Op) -> bool {
         | Op::StillQuiet(_)
         | Op::SchemaTrial(_)
         | Op::EndTrial(_)
+        | Op::MapKeys(_)
+        | Op::FillTables(_)
+        | Op::ProveMerge(_)
+        | Op::EmptyTables(_)
         | Op::Approve { .. }
         | Op::Remember { .. } => true,
     }
@@ -134,7 +138,11 @@ fn is_lasting(op: &Op) -> bool {
         Op::Exec(_) | Op::Restore(_) | Op::EditFile(_) | Op::CreateCluster(_) | Op::CreateDatabase(_) => true,
         Op::Fence(_) => true,
         Op::RunSql(sql) => !sql.read_only,
-        Op::Tunnel(_)
+        Op::FillTables(_) => true,
+        Op::ProveMerge(proof) => !proof.complete.is_empty(),
+        Op::MapKeys(_)
+        | Op::EmptyTables(_)
+        | Op::Tunnel(_)
         | Op::RestoreFile { .. }
         | Op::RemoveCluster { .. }
         | Op::DropDatabase(_)

@@ -23,16 +23,17 @@ use crate::{
     each::{item_id, items_of, with_item},
     error::{ErrorKind, StepError},
     event::Holder,
-    facts::{Depth, Facts, Look, ServerFacts},
+    facts::{Depth, Facts, Look, MergeFacts},
     journal::{apart::Apart, sqlite::process_start},
     kinds::{self, ExpandCx, Use},
     lookup::{Lookup, plan_error},
+    merge,
     op::{
         Exec, Op, Probe,
         data::{RunSql, SqlExpect, SqlSource},
     },
-    perform::{self, PerformCx, Progress, Report, tunnel::Held},
-    plan::{Database, Plan, Step},
+    perform::{self, PerformCx, Progress, Report, idle::Idle, tunnel::Held},
+    plan::{Plan, Step},
     platforms::{self, Platforms},
     postgres::{ConnInfo, Environment, connect::connect_read_only},
     preview::Server,
@@ -46,6 +47,8 @@ use crate::{
     vault::Vault,
     yaml::{Node, NodeValue},
 };
+
+mod expect;
 
 /// Who says yes.
 #[derive(Clone)]
@@ -104,6 +107,7 @@ pub struct Real {
     pub(crate) clients: Arc<Clients>,
     platforms: Arc<Platforms>,
     held: Arc<Held>,
+    idle: Arc<Idle>,
     claims: Claims,
     checked: Mutex<BTreeSet<String>>,
     apart: Apart,
@@ -157,7 +161,8 @@ impl Real {
             redactor,
             clients,
             platforms,
-            held: Arc::new(Held::default()),
+            held: Arc::default(),
+            idle: Arc::default(),
             checked: Mutex::default(),
             seen: Mutex::default(),
         };
@@ -246,6 +251,7 @@ impl Real {
                     facts.programs.insert(key.clone(), found);
                 }
                 Look::Program { .. } => {}
+                Look::Merge(spec) => facts.merge = self.look_at_merge(spec, names).await?,
                 Look::Dump { file } if self.settings.dry_run && !file.exists() => {}
                 Look::Dump { file } => {
                     facts.dumps.insert(file.clone(), perform::existing_dump::look(file, cx).await?);
@@ -255,43 +261,14 @@ impl Real {
         Ok(facts)
     }
 
-    /// Returns whether the next look at a database must tell that it is empty: whatever the kind asks about.
-    fn must_be_empty(&self, name: &str) -> bool {
-        let checked = self.checked.lock().unwrap_or_else(PoisonError::into_inner).contains(name);
-        let expected = self.plan.databases.get(name).is_some_and(|database| database.expect.empty == Some(true));
-        expected && !checked && !self.settings.changed_before.contains(name)
-    }
-
-    /// Checks once a session that a server is what the plan expects.
-    fn expect(&self, name: &str, server: &ServerFacts) -> Result<(), StepError> {
-        if !self.checked.lock().unwrap_or_else(PoisonError::into_inner).insert(name.to_owned()) {
-            return Ok(());
+    /// Looks at a merge when all its databases can be reached now.
+    async fn look_at_merge(&self, spec: &merge::Spec, names: &Lookup) -> Result<Option<MergeFacts>, StepError> {
+        let mut infos = BTreeMap::new();
+        for database in spec.read_databases().into_iter().chain([spec.into.database.clone()]) {
+            let Known::Now(info) = names.connection(&database)? else { return Ok(None) };
+            infos.insert(database, info);
         }
-        let Some(Database { expect, .. }) = self.plan.databases.get(name) else { return Ok(()) };
-        if let Some(major) = expect.major.filter(|major| *major != server.major()) {
-            let message = format!(
-                "database `{name}` runs on PostgreSQL {}, the plan expects {major}",
-                server.version.split_whitespace().next().unwrap_or_default()
-            );
-            return Err(StepError::new(ErrorKind::Refused, message)
-                .detail(format!("server: {}", server.label))
-                .help("check that the address is the right one, or correct `expect.major`"));
-        }
-        let tables = server.database(&server.dbname).and_then(|database| database.tables.as_ref());
-        if expect.empty == Some(true)
-            && !self.settings.changed_before.contains(name)
-            && let Some([first, ..]) = tables.map(Vec::as_slice)
-        {
-            let count = tables.map_or(0, Vec::len);
-            let message = format!(
-                "database `{name}` should be empty and holds {count} {}",
-                if count == 1 { "table" } else { "tables" }
-            );
-            return Err(StepError::new(ErrorKind::Refused, message)
-                .detail(format!("server: {}, first table: {}.{}", server.label, first.schema, first.name))
-                .help("give a fresh target, or take `empty: true` out of `expect`"));
-        }
-        Ok(())
+        survey::merge::look(spec, &infos).await.map(Some)
     }
 
     fn names(&self, outputs: &BTreeMap<String, Outputs>) -> Lookup {
@@ -327,6 +304,7 @@ impl Real {
             databases: Arc::new(names.clone()),
             redactor: Arc::clone(&self.redactor),
             held: Arc::clone(&self.held),
+            idle: Arc::clone(&self.idle),
             clients: Arc::clone(&self.clients),
         })
     }
@@ -421,6 +399,8 @@ impl Real {
 
 impl World for Real {
     async fn open(&self, step: &Step, outputs: Arc<BTreeMap<String, Outputs>>) -> Result<Opened, StepError> {
+        // What the steps before it have left open would be in the way of CREATE DATABASE and the like.
+        self.idle.close(|earlier| self.plan.is_ancestor(earlier, &step.id)).await;
         let names = self.names(&outputs);
         let mut warnings = Vec::new();
         if let Some(condition) = &step.condition {
@@ -518,6 +498,7 @@ impl World for Real {
     }
 
     async fn close(&self) -> Vec<String> {
+        self.idle.close(|_| true).await;
         self.claims.release().await;
         self.held.close_all().await.err().map(|error| error.message).into_iter().collect()
     }

@@ -23,6 +23,9 @@ pub mod dump;
 pub mod dump_source;
 pub mod fence;
 pub mod filter;
+pub mod merge_databases;
+pub mod merge_shards;
+mod merging;
 pub mod provision;
 pub mod record;
 mod registry;
@@ -63,6 +66,8 @@ pub fn all() -> &'static [KindEntry] {
             entry::<restore::Restore>(),
             entry::<sql::Sql>(),
             entry::<vacuum::Vacuum>(),
+            entry::<merge_shards::MergeShards>(),
+            entry::<merge_databases::MergeDatabases>(),
         ]
     });
     &ALL

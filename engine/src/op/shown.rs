@@ -4,10 +4,11 @@ use super::{
     DumpOp, Exec, Expected, FilterOp, Op, RestoreOp,
     data::{RunSql, SqlSource},
     fence::{Access, FenceOp},
+    merge::FillTables,
     trial::TrialOp,
 };
 use crate::{
-    postgres::quote::{ident, on_one_line},
+    postgres::quote::{ident, on_one_line, qualified},
     secret::Text,
     sql::Filter,
 };
@@ -31,6 +32,14 @@ impl Op {
             Self::Fence(fence) => fence.shown(),
             Self::SchemaTrial(trial) => trial.shown(),
             Self::Unfence(unfence) => unfence.before.iter().map(Access::shown).collect(),
+            Self::FillTables(fill) => fill.shown(),
+            Self::ProveMerge(proof) => {
+                proof.complete.iter().map(|sql| format!("then, in the same transaction: {sql}")).collect()
+            }
+            Self::EmptyTables(empty) => {
+                let delete = |table: &String| format!("DELETE FROM {}", qualified(&empty.into.schema, table));
+                empty.first.iter().map(ToString::to_string).chain(empty.tables.iter().map(delete)).collect()
+            }
             // Their titles say it all.
             Self::EditFile(_)
             | Self::Vacuum(_)
@@ -38,6 +47,7 @@ impl Op {
             | Self::JudgeComparison(_)
             | Self::StillQuiet(_)
             | Self::EndTrial(_)
+            | Self::MapKeys(_)
             | Self::Approve { .. }
             | Self::Remember { .. } => Vec::new(),
         }
@@ -110,6 +120,22 @@ impl RestoreOp {
     }
 }
 
+impl FillTables {
+    /// Shows the statement for each table's first source; those of the others differ in names only.
+    fn shown(&self) -> Vec<String> {
+        let mut lines = Vec::new();
+        for table in &self.tables {
+            let Some(part) = table.parts.first() else { continue };
+            let select = part.select(&part.columns());
+            lines.push(on_one_line(&table.insert(&self.into.schema, part, &select, false)));
+            if table.parts.len() > 1 {
+                lines.push(format!("… and so from {} more", table.parts.len() - 1));
+            }
+        }
+        lines
+    }
+}
+
 impl RunSql {
     fn shown(&self) -> Vec<String> {
         let lines = |text: &Text| text.to_string().lines().map(on_one_line).collect::<Vec<_>>();
@@ -118,7 +144,7 @@ impl RunSql {
             SqlSource::File(file) => vec![format!("from {}", file.display())],
         };
         if let Some(rows) = self.expect.rows {
-            shown.push(format!("must give {rows} rows"));
+            shown.push(format!("must give {rows} {}", if rows == 1 { "row" } else { "rows" }));
         }
         if let Some(value) = &self.expect.value {
             shown.push(format!("must give the value {value}"));

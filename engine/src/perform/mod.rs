@@ -28,6 +28,8 @@ pub mod exec;
 pub(crate) mod existing_dump;
 pub mod fence;
 pub mod filter;
+pub mod idle;
+pub mod merge;
 pub(crate) mod parse;
 mod remember;
 pub mod restore;
@@ -69,6 +71,8 @@ pub struct PerformCx {
     pub redactor: Arc<Redactor>,
     /// The tunnels that run.
     pub held: Arc<tunnel::Held>,
+    /// The sessions that actions have left for the next of their step.
+    pub idle: Arc<idle::Idle>,
     /// The installed PostgreSQL programs.
     pub clients: Arc<Clients>,
 }
@@ -100,6 +104,10 @@ pub async fn perform(op: &Op, cx: &PerformCx) -> Result<Output, StepError> {
         Op::StillQuiet(op) => fence::still_quiet(op, cx).await,
         Op::SchemaTrial(op) => Box::pin(schema_trial::schema_trial(op, cx)).await,
         Op::EndTrial(place) => schema_trial::end_trial(place, cx).await,
+        Op::MapKeys(op) => merge::map_keys(op, cx).await,
+        Op::FillTables(op) => merge::fill(op, cx).await,
+        Op::ProveMerge(op) => merge::prove(op, cx).await,
+        Op::EmptyTables(op) => merge::empty(op, cx).await,
         Op::Approve { .. } => {
             Err(StepError::new(ErrorKind::Internal, "a question is put by the world, not by the performer"))
         }
@@ -245,6 +253,7 @@ pub(crate) mod testing {
             databases: Arc::new(Known(BTreeMap::new())),
             redactor: Arc::new(Redactor::new()),
             held: Arc::default(),
+            idle: Arc::default(),
             clients: Arc::default(),
         }
     }
