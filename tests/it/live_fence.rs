@@ -7,7 +7,7 @@ use std::{
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     thread::{JoinHandle, sleep, spawn},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use nix::sys::signal::Signal;
@@ -261,12 +261,14 @@ fn a_killed_fence_goes_on_and_a_broken_one_is_found() {
     let steps = "  - fence: { database: db, grace: 600s, window: 1s }\n  - id: wait\n    command: { run: [sh, -c, \"touch begun; while test ! -e open; do sleep 0.05; done\"], done_if: { run: [test, -e, open] } }\n  - unfence: { fence: fence }\n  - id: last\n    command: { run: [test, -e, mended] }\n";
     env.write("p.yaml", &plan("p", &server.url("app"), steps));
     let mut idler = idle(&server, "app", "owner");
-    for _ in 0..2 {
+    for (how, code) in [(Signal::SIGKILL, None), (Signal::SIGTERM, Some(4)), (Signal::SIGKILL, None)] {
         let mut child = env.command(&["apply", "p.yaml"]).spawn().expect("pgplan starts");
         until("the fence is set", || access(&server) != before);
-        sleep(Duration::from_millis(300));
-        signal(&child, Signal::SIGKILL);
-        child.wait().expect("it is dead");
+        sleep(Duration::from_millis(500));
+        signal(&child, how);
+        let told = Instant::now();
+        assert_eq!(child.wait().expect("it has ended").code(), code);
+        assert!(told.elapsed() < Duration::from_secs(20), "it waited for the grace");
     }
     idler.kill().and_then(|()| idler.wait()).expect("it can be ended");
     let mut child = env.command(&["apply", "p.yaml"]).spawn().expect("pgplan starts");

@@ -224,6 +224,16 @@ async fn open(database: &str, cx: &PerformCx) -> Result<Session, StepError> {
     Ok(session)
 }
 
+/// Ends the work between two looks when the run has been told to stop.
+fn go_on(cx: &PerformCx) -> Result<(), StepError> {
+    match cx.cancel.is_cancelled() {
+        true => {
+            Err(StepError::new(ErrorKind::Interrupted, "the fence was stopped on its way; what is closed stays closed"))
+        }
+        false => Ok(()),
+    }
+}
+
 async fn whoami(session: &Session) -> Result<Me, StepError> {
     let sql = "SELECT rolname, rolsuper FROM pg_catalog.pg_roles WHERE rolname = current_user";
     let found = rows(session, "ask for the session's role", sql).await?;

@@ -7,6 +7,7 @@ use tokio::time::{Instant, sleep};
 use super::{
     Me, blame,
     counters::{Sample, sample},
+    go_on,
     sessions::{Seen, end_seen, seen},
 };
 use crate::{
@@ -102,6 +103,7 @@ pub(super) async fn prove(
         let mut who: BTreeMap<u64, Seen> = BTreeMap::new();
         let until = Instant::now() + Duration::from_millis(op.window_ms);
         while Instant::now() < until {
+            go_on(cx)?;
             who.extend(seen(op, names, me, session).await?.into_iter().map(|seen| (seen.pid, seen)));
             sleep(POLL).await;
         }

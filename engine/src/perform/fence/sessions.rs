@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, time::Duration};
 
 use tokio::time::{Instant, sleep};
 
-use super::Me;
+use super::{Me, go_on};
 use crate::{
     error::StepError,
     op::fence::FenceOp,
@@ -154,10 +154,12 @@ pub(super) async fn end_all(
             cx.progress.line(format!("waiting for {told} sessions to end: {}", left[0].blame()));
         }
         sleep(LOOK).await;
+        go_on(cx)?;
     }
     let (mut ended, mut stuck) = (BTreeSet::new(), BTreeSet::new());
     let until = Instant::now() + GONE;
     while Instant::now() < until {
+        go_on(cx)?;
         let mut left = clients(op, names, me, session).await?;
         left.retain(|seen| !stuck.contains(&seen.pid));
         if left.is_empty() {
