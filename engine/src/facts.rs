@@ -4,7 +4,11 @@ use std::{collections::BTreeMap, path::PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{artifact::DumpArtifact, op::Exec};
+use crate::{
+    artifact::DumpArtifact,
+    op::{Exec, preflight::Preflight},
+    preflight::report::Report,
+};
 
 /// One read-only look that a kind asks for before it lists its actions.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,6 +28,8 @@ pub enum Look {
         /// The program.
         exec: Exec,
     },
+    /// What a preflight would find now.
+    Preflight(Preflight),
     /// A dump that was made earlier. A dry run goes on when it is not there yet.
     Dump {
         /// The file or folder.
@@ -54,6 +60,9 @@ pub struct Facts {
     /// What programs printed: look key → capture name → value. A dry run that starts no program leaves the key out.
     #[serde(default)]
     pub programs: BTreeMap<String, BTreeMap<String, serde_json::Value>>,
+    /// What a preflight found, with the plan's waivers applied to it.
+    #[serde(default)]
+    pub preflight: Option<Report>,
     /// Dumps that were made earlier, by their file. A dry run leaves out those that are not there yet.
     #[serde(default)]
     pub dumps: BTreeMap<PathBuf, DumpArtifact>,

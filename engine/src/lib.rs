@@ -26,6 +26,7 @@ pub mod perform;
 pub mod plan;
 pub mod platforms;
 pub mod postgres;
+pub mod preflight;
 pub mod preview;
 pub mod quantity;
 pub mod receipt;

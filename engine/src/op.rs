@@ -13,6 +13,7 @@ use crate::secret::Text;
 
 pub mod data;
 mod dump;
+pub mod preflight;
 
 pub use dump::{Compat, Compress, DumpOp, Expected, ExpectedCode, FilterOp, OnError, Part, RestoreOp, Unmatched};
 
@@ -55,6 +56,8 @@ pub enum Op {
     },
     /// Judge what the comparisons of a step found.
     JudgeComparison(data::JudgeComparison),
+    /// Look for hazards between two servers.
+    Preflight(preflight::Preflight),
     /// Make a dump.
     Dump(DumpOp),
     /// Look through a dump and decide what of it is left out.

@@ -115,6 +115,7 @@ fn is_repeatable(op: &Op) -> bool {
         | Op::Vacuum(_)
         | Op::Compare { .. }
         | Op::JudgeComparison(_)
+        | Op::Preflight(_)
         | Op::Dump(_)
         | Op::Filter(_)
         | Op::Restore(_)
@@ -135,6 +136,7 @@ fn is_lasting(op: &Op) -> bool {
         | Op::Vacuum(_)
         | Op::Compare { .. }
         | Op::JudgeComparison(_)
+        | Op::Preflight(_)
         | Op::Dump(_)
         | Op::Filter(_)
         | Op::Approve { .. }

@@ -23,7 +23,6 @@ use crate::{
     each::{item_id, items_of, with_item},
     error::{ErrorKind, StepError},
     event::Holder,
-    facts::{Depth, Facts, Look, ServerFacts},
     journal::{apart::Apart, sqlite::process_start},
     kinds::{self, ExpandCx, Use},
     lookup::{Lookup, plan_error},
@@ -32,20 +31,22 @@ use crate::{
         data::{RunSql, SqlExpect, SqlSource},
     },
     perform::{self, PerformCx, Progress, Report, tunnel::Held},
-    plan::{Database, Plan, Step},
+    plan::{Plan, Step},
     platforms::{self, Platforms},
     postgres::{ConnInfo, Environment, connect::connect_read_only},
+    preflight,
     preview::Server,
     receipt,
     redact::Redactor,
     run::{ActionCx, Opened, Receipted, Word, World},
     secret::Text,
-    survey,
     template::{self, Known, Scope},
     tool::{Clients, Places},
     vault::Vault,
     yaml::{Node, NodeValue},
 };
+
+mod look;
 
 /// Who says yes.
 #[derive(Clone)]
@@ -108,6 +109,7 @@ pub struct Real {
     checked: Mutex<BTreeSet<String>>,
     apart: Apart,
     seen: Mutex<BTreeMap<String, Server>>,
+    reports: Mutex<BTreeMap<String, Vec<preflight::report::Report>>>,
 }
 
 /// Returns this process as the holder of a lease.
@@ -160,6 +162,7 @@ impl Real {
             held: Arc::new(Held::default()),
             checked: Mutex::default(),
             seen: Mutex::default(),
+            reports: Mutex::default(),
         };
         world.refuse_own_state().await?;
         Ok(world)
@@ -220,78 +223,6 @@ impl Real {
             Ok(Known::After(_)) | Err(_) => None,
         });
         self.apart.refuse_any(known).await
-    }
-
-    /// Looks at what a kind asks for.
-    async fn look(&self, looks: &[Look], names: &Lookup, cx: &PerformCx) -> Result<Facts, StepError> {
-        let mut facts = Facts::default();
-        for look in looks {
-            match look {
-                Look::Server { database, depth } => match names.connection(database)? {
-                    Known::Now(info) => {
-                        let depth = if self.must_be_empty(database) { Depth::Tables.max(*depth) } else { *depth };
-                        let server = survey::server(&info, depth).await?;
-                        self.expect(database, &server)?;
-                        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-                        seen.insert(database.clone(), Server::from(&server));
-                        drop(seen);
-                        facts.servers.insert(database.clone(), server);
-                    }
-                    Known::After(step) => {
-                        facts.servers_known_after.insert(database.clone(), step);
-                    }
-                },
-                Look::Program { key, exec } if self.settings.allow_programs => {
-                    let found = perform::exec::look(exec, cx).await?;
-                    facts.programs.insert(key.clone(), found);
-                }
-                Look::Program { .. } => {}
-                Look::Dump { file } if self.settings.dry_run && !file.exists() => {}
-                Look::Dump { file } => {
-                    facts.dumps.insert(file.clone(), perform::existing_dump::look(file, cx).await?);
-                }
-            }
-        }
-        Ok(facts)
-    }
-
-    /// Returns whether the next look at a database must tell that it is empty: whatever the kind asks about.
-    fn must_be_empty(&self, name: &str) -> bool {
-        let checked = self.checked.lock().unwrap_or_else(PoisonError::into_inner).contains(name);
-        let expected = self.plan.databases.get(name).is_some_and(|database| database.expect.empty == Some(true));
-        expected && !checked && !self.settings.changed_before.contains(name)
-    }
-
-    /// Checks once a session that a server is what the plan expects.
-    fn expect(&self, name: &str, server: &ServerFacts) -> Result<(), StepError> {
-        if !self.checked.lock().unwrap_or_else(PoisonError::into_inner).insert(name.to_owned()) {
-            return Ok(());
-        }
-        let Some(Database { expect, .. }) = self.plan.databases.get(name) else { return Ok(()) };
-        if let Some(major) = expect.major.filter(|major| *major != server.major()) {
-            let message = format!(
-                "database `{name}` runs on PostgreSQL {}, the plan expects {major}",
-                server.version.split_whitespace().next().unwrap_or_default()
-            );
-            return Err(StepError::new(ErrorKind::Refused, message)
-                .detail(format!("server: {}", server.label))
-                .help("check that the address is the right one, or correct `expect.major`"));
-        }
-        let tables = server.database(&server.dbname).and_then(|database| database.tables.as_ref());
-        if expect.empty == Some(true)
-            && !self.settings.changed_before.contains(name)
-            && let Some([first, ..]) = tables.map(Vec::as_slice)
-        {
-            let count = tables.map_or(0, Vec::len);
-            let message = format!(
-                "database `{name}` should be empty and holds {count} {}",
-                if count == 1 { "table" } else { "tables" }
-            );
-            return Err(StepError::new(ErrorKind::Refused, message)
-                .detail(format!("server: {}, first table: {}.{}", server.label, first.schema, first.name))
-                .help("give a fresh target, or take `empty: true` out of `expect`"));
-        }
-        Ok(())
     }
 
     fn names(&self, outputs: &BTreeMap<String, Outputs>) -> Lookup {

@@ -24,6 +24,7 @@ pub mod dump_source;
 pub mod filter;
 pub mod provision;
 pub mod record;
+pub mod preflight;
 mod registry;
 pub mod repoint;
 pub mod restore;
@@ -42,6 +43,7 @@ pub use registry::{Decoded, ErasedKind, KindEntry};
 pub fn all() -> &'static [KindEntry] {
     static ALL: LazyLock<Vec<KindEntry>> = LazyLock::new(|| {
         vec![
+            entry::<preflight::Preflight>(),
             entry::<verify::Verify>(),
             entry::<record::Record>(),
             entry::<scale::Scale>(),

@@ -3,6 +3,7 @@
 use super::{
     Exec, Expected, FilterOp, Op, RestoreOp,
     data::{RunSql, SqlSource},
+    preflight::{Preflight, Waiver},
 };
 use crate::{
     postgres::quote::{ident, on_one_line},
@@ -26,6 +27,7 @@ impl Op {
             Self::DropDatabase(old) => vec![format!("DROP DATABASE {}", ident(old.name.as_deref().unwrap_or("?")))],
             Self::Dump(dump) => vec![dump.command_line()],
             Self::Filter(filter) => filter.shown(),
+            Self::Preflight(preflight) => preflight.shown(),
             // Their titles say it all.
             Self::EditFile(_)
             | Self::Vacuum(_)
@@ -34,6 +36,16 @@ impl Op {
             | Self::Approve { .. }
             | Self::Remember { .. } => Vec::new(),
         }
+    }
+}
+
+impl Preflight {
+    fn shown(&self) -> Vec<String> {
+        let waived = |waiver: &Waiver| {
+            let objects = if waiver.objects.is_empty() { "all of it".to_owned() } else { waiver.objects.join(", ") };
+            format!("waived until {}: {} ({objects}): {}", waiver.until, waiver.code, on_one_line(&waiver.reason))
+        };
+        self.waive.iter().map(waived).collect()
     }
 }
 

@@ -28,6 +28,7 @@ pub mod exec;
 pub(crate) mod existing_dump;
 pub mod filter;
 pub(crate) mod parse;
+pub mod preflight;
 mod remember;
 pub mod restore;
 pub mod run_sql;
@@ -93,6 +94,7 @@ pub async fn perform(op: &Op, cx: &PerformCx) -> Result<Output, StepError> {
         Op::Vacuum(op) => vacuum::vacuum(op, cx).await,
         Op::Compare { comparison } => compare::compare(comparison, cx).await,
         Op::JudgeComparison(op) => compare::judge(op, cx).await,
+        Op::Preflight(op) => preflight::preflight(op, cx).await,
         Op::Approve { .. } => {
             Err(StepError::new(ErrorKind::Internal, "a question is put by the world, not by the performer"))
         }
