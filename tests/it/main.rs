@@ -23,6 +23,7 @@ mod live_plans;
 mod live_plans_dokku;
 mod live_plans_habitat;
 mod live_platforms;
+mod live_preflight;
 mod live_preview;
 mod live_restore;
 mod live_saved;

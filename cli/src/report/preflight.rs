@@ -1,8 +1,11 @@
 //! What a preflight found, as text for a terminal and as Markdown for a review.
 
-use pgplan_engine::preflight::{
-    report::{Finding, Report},
-    rule::Severity,
+use pgplan_engine::{
+    postgres::quote::on_one_line,
+    preflight::{
+        report::{Finding, Report},
+        rule::Severity,
+    },
 };
 
 use crate::ui::{Tone, paint};
@@ -25,7 +28,7 @@ pub(crate) fn text(report: &Report, indent: &str) -> String {
             for object in finding.objects.iter().take(SHOWN) {
                 lines.push(format!("    - {}", object.line()));
                 if !object.fix.is_empty() {
-                    lines.push(format!("      {}", paint(&object.fix, Tone::Dim)));
+                    lines.push(format!("      {}", paint(on_one_line(&object.fix), Tone::Dim)));
                 }
             }
             lines.extend(more(finding).map(|more| format!("    {more}")));
@@ -61,7 +64,7 @@ pub(crate) fn markdown(report: &Report, level: &str) -> String {
             for object in finding.objects.iter().take(SHOWN) {
                 lines.push(format!("- {}", code(&object.line())));
                 if !object.fix.is_empty() {
-                    lines.push(format!("  - {}", code(&object.fix)));
+                    lines.push(format!("  - {}", code(&on_one_line(&object.fix))));
                 }
             }
             lines.extend(more(finding).map(|more| format!("- {more}")));

@@ -1,6 +1,6 @@
 //! Asking servers for the hazards of the catalogue, read-only.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use futures_util::future::join_all;
 use jiff::{Timestamp, tz::TimeZone};
@@ -16,6 +16,7 @@ use crate::{
         ConnInfo, Session,
         connect::{connect_read_only, execute},
         pooler,
+        quote::on_one_line,
         rows::{rows, text},
     },
     preflight::{
@@ -139,9 +140,9 @@ fn dumpers(cx: &PerformCx) -> Vec<u32> {
 
 /// Returns the nearest folder that exists, and the bytes that are free there for this user.
 fn free_space(folder: &Path) -> Option<(String, u64)> {
-    let there = folder.ancestors().find(|folder| folder.is_dir())?;
-    let there = if there.as_os_str().is_empty() { Path::new(".") } else { there };
-    let found = nix::sys::statvfs::statvfs(there).ok()?;
+    let here = |folder: &Path| if folder.as_os_str().is_empty() { PathBuf::from(".") } else { folder.to_owned() };
+    let there = folder.ancestors().map(here).find(|folder| folder.is_dir())?;
+    let found = nix::sys::statvfs::statvfs(&there).ok()?;
     Some((there.display().to_string(), found.blocks_available() * found.fragment_size()))
 }
 
@@ -232,7 +233,8 @@ impl Hunt {
         }
         let session = match connect_read_only(info, APPLICATION_NAME).await {
             Ok(session) => session,
-            Err(error) if survey::may_not_enter(&error) || is_closed(&error) => {
+            Err(error) if error.kind != ErrorKind::Connection && error.sqlstate.is_some() => {
+                // This database alone refuses: closed, cut, of an encoding or locale that is not to be had, no right.
                 self.cannot(None, Some(name), error.message);
                 return Ok(());
             }
@@ -270,8 +272,8 @@ impl Hunt {
                 Ok(rows) => {
                     let object = |row| Object {
                         database: database.map(str::to_owned),
-                        name: text(row, 0).to_owned(),
-                        detail: text(row, 1).to_owned(),
+                        name: on_one_line(text(row, 0)),
+                        detail: on_one_line(text(row, 1)),
                         fix: text(row, 2).to_owned(),
                     };
                     self.found.push((code, rows.iter().map(object).collect()));
@@ -331,11 +333,6 @@ async fn answer(
 }
 
 type Asks = [(&'static Rule, fn(&Pair<'_>) -> crate::preflight::rule::Ask)];
-
-/// Returns whether a database takes no connections: closed, invalid, or gone meanwhile.
-fn is_closed(error: &StepError) -> bool {
-    matches!(error.sqlstate.as_deref(), Some("55000" | "3D000" | "XX000"))
-}
 
 /// Returns the databases of the target that a restore of the source's would meet.
 fn target_databases(pair: &Pair<'_>) -> Vec<String> {

@@ -10,7 +10,11 @@ use crate::preflight::rule::{Check, Pair, Pairs, Rule, Severity};
 /// INTO, UPDATE or TABLE; before a parenthesis; after `::`. Functions that these call in turn are not read.
 fn unqualified_names(pair: &Pair<'_>) -> String {
     let generated = if pair.from() >= 12 {
+        // Until 14 the column itself depends on the function, since then its default.
         "UNION ALL SELECT d.refobjid, format('column %s.%I', a.attrelid::regclass, a.attname) \
+         FROM pg_depend d JOIN pg_attribute a ON a.attrelid = d.objid AND a.attnum = d.objsubid AND a.attgenerated <> '' \
+         WHERE d.classid = 'pg_class'::regclass AND d.refclassid = 'pg_proc'::regclass \
+         UNION ALL SELECT d.refobjid, format('column %s.%I', a.attrelid::regclass, a.attname) \
          FROM pg_depend d JOIN pg_attrdef f ON f.oid = d.objid \
               JOIN pg_attribute a ON a.attrelid = f.adrelid AND a.attnum = f.adnum AND a.attgenerated <> '' \
          WHERE d.classid = 'pg_attrdef'::regclass AND d.refclassid = 'pg_proc'::regclass"

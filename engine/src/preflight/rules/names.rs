@@ -1,7 +1,10 @@
 //! Names and encodings.
 
 use super::{ALL, RESTORED};
-use crate::preflight::rule::{Check, Pairs, Rule, Severity};
+use crate::{
+    postgres::quote::literal,
+    preflight::rule::{Check, Pairs, Rule, Severity},
+};
 
 pub(super) static RULES: &[Rule] = &[
     Rule {
@@ -62,19 +65,22 @@ pub(super) static RULES: &[Rule] = &[
         title: "databases that have another encoding in the target",
         pairs: Pairs::Any,
         methods: RESTORED,
-        check: Check::Known(|pair| {
+        check: Check::Source(|pair| {
             let target = pair.target.ok_or(crate::preflight::rule::NO_TARGET)?;
-            let differs = |database: &&crate::facts::DatabaseFacts| {
-                pair.databases.contains(&database.name)
-                    && target.database(&database.name).is_some_and(|other| other.encoding != database.encoding)
-            };
-            let object = |database: &crate::facts::DatabaseFacts| {
-                let other = target.database(&database.name).map(|other| other.encoding.as_str()).unwrap_or_default();
-                let detail = format!("{} in the source, {other} in the target", database.encoding);
-                let name = format!("database {}", crate::postgres::quote::ident(&database.name));
-                crate::preflight::report::Object::named(name, detail)
-            };
-            Ok(pair.source.databases.iter().filter(differs).map(object).collect())
+            let there = target.databases.iter().filter(|database| pair.databases.contains(&database.name));
+            let rows: Vec<String> = there
+                .map(|database| format!("({}, {})", literal(&database.name), literal(&database.encoding)))
+                .collect();
+            if rows.is_empty() {
+                return Ok(String::new());
+            }
+            Ok(format!(
+                "SELECT format('database %I', d.datname), \
+                        format('%s in the source, %s in the target', pg_encoding_to_char(d.encoding), t.encoding), NULL \
+                 FROM pg_database d JOIN (VALUES {}) t(name, encoding) ON t.name = d.datname \
+                 WHERE t.encoding <> pg_encoding_to_char(d.encoding) ORDER BY 1",
+                rows.join(", ")
+            ))
         }),
         why: "text is converted on its way; a character that the target's encoding lacks is an error",
         fix: "create the target's database with the source's encoding",

@@ -108,7 +108,7 @@ pub(super) static RULES: &[Rule] = &[
     },
     Rule {
         code: "empty_lexemes",
-        severity: Severity::Warning,
+        severity: Severity::Blocker,
         title: "columns of tsvector whose statistics hold an empty lexeme",
         pairs: Pairs::Into(15),
         methods: RESTORED,
@@ -126,8 +126,8 @@ pub(super) static RULES: &[Rule] = &[
             )
             .into())
         }),
-        why: "15 no longer makes empty lexemes, and stored ones can make a restore fail; only those that ANALYZE found \
-              common are seen here",
+        why: "reading such a value back is a syntax error: the table's COPY fails; only lexemes that ANALYZE found common are \
+              seen here, and 15 no longer makes empty ones",
         fix: "take them out with ts_delete before the dump",
         link: "https://www.postgresql.org/docs/15/release-15.html",
         untested: None,
