@@ -15,7 +15,7 @@ use crate::live_claims::{Bouncer, until};
 
 mod expected;
 
-use expected::{ABOVE_18, CRAFTED, Expected, IN_PLACE, POOR, REPLICATED, RESTRICTED, WITHOUT_ICU, WITH_18};
+use expected::{ABOVE_18, CRAFTED, Expected, IN_PLACE, POOR, REPLICATED, RESTRICTED, WITH_18, WITHOUT_ICU};
 
 /// What a preflight found: code → objects by their full names. Process ids are written as N.
 type Found = BTreeMap<String, BTreeSet<String>>;
@@ -200,7 +200,9 @@ fn shown_alike(env: &TestEnv, both: &str) {
     let dry = env.pgplan(&["plan", "plan.yaml"]).expect(6).stdout;
     let markdown = env.pgplan(&["check", "--live", "plan.yaml", "--format", "markdown"]).expect(6).stdout;
     for text in [&live, &dry, &markdown] {
-        for words in ["locker", "arnings", "otes", "parent_not_null", "shop: column public.child.id (NOT NULL in public.parent)"] {
+        for words in
+            ["locker", "arnings", "otes", "parent_not_null", "shop: column public.child.id (NOT NULL in public.parent)"]
+        {
             assert!(text.contains(words), "{words} is not in\n{text}");
         }
         assert!(text.contains(r#"role "boss\nman""#) || !text.contains("boss"), "a name is on several lines:\n{text}");
@@ -340,11 +342,7 @@ fn servers_and_programs_that_do_not_fit_are_told() {
     let pooler = Bouncer::start(&server, "transaction");
     let alone = databases(&[("source", &server.url("postgres"))]);
     only(&look(&env, &alone, "{ source: source, to_version: 18 }"), &[], &[]);
-    only(
-        &look(&env, &alone, "{ source: source, to_version: 16 }"),
-        &[("target_older", &["version 16"])],
-        &[],
-    );
+    only(&look(&env, &alone, "{ source: source, to_version: 16 }"), &[("target_older", &["version 16"])], &[]);
 
     let pooled = databases(&[("source", &format!("postgresql://postgres@127.0.0.1:{}/postgres", pooler.port))]);
     let report = look(&env, &pooled, "{ source: source, to_version: 18 }");
@@ -354,7 +352,10 @@ fn servers_and_programs_that_do_not_fit_are_told() {
     drop(pooler);
 
     // Only the programs of 16, for a server of 18.
-    env.write("plan.yaml", &format!("version: 1\nname: old\n{alone}steps:\n  - preflight: {{ source: source, to_version: 18 }}\n"));
+    env.write(
+        "plan.yaml",
+        &format!("version: 1\nname: old\n{alone}steps:\n  - preflight: {{ source: source, to_version: 18 }}\n"),
+    );
     let mut command = env.command(&["check", "--live", "plan.yaml"]);
     command.env("PGPLAN_CACHE", env.work()).env("PGPLAN_PG_BIN", bin_folder("16")).env("PATH", env.work());
     let outcome = crate::env::Outcome::of(&command.output().expect("pgplan starts")).expect(6);

@@ -103,9 +103,8 @@ impl Kind for Preflight {
         if let Some(failure) = facts.preflight.as_ref().and_then(crate::preflight::report::Report::failure) {
             return Err(failure);
         }
-        let open = std::iter::once(&self.source)
-            .chain(&self.target)
-            .find_map(|name| facts.servers_known_after.get(name));
+        let open =
+            std::iter::once(&self.source).chain(&self.target).find_map(|name| facts.servers_known_after.get(name));
         if let Some(step) = open.filter(|_| facts.preflight.is_none()) {
             return Ok(ActionGraph::known_after(step));
         }

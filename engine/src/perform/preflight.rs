@@ -58,9 +58,12 @@ pub async fn preflight(op: &Preflight, cx: &PerformCx) -> Result<Output, StepErr
         many => format!("{}: {}: {} objects", finding.code, finding.title, many.len()),
     };
     output.warnings.extend(report.of(Severity::Warning).map(line));
-    output.warnings.extend(report.waived.iter().map(|waived| {
-        format!("waived until {}: {} ({})", waived.by.until, waived.finding.code, waived.by.reason)
-    }));
+    output.warnings.extend(
+        report
+            .waived
+            .iter()
+            .map(|waived| format!("waived until {}: {} ({})", waived.by.until, waived.finding.code, waived.by.reason)),
+    );
     output.warnings.extend(report.unchecked.iter().map(|one| format!("not checked: {one}")));
     Ok(output)
 }
@@ -92,6 +95,7 @@ async fn look(op: &Preflight, cx: &PerformCx) -> Result<Report, StepError> {
         method: op.method,
         databases: &databases,
         settings: None,
+        all_settings: false,
         extensions: None,
         collations: None,
         locales: None,

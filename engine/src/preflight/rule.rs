@@ -70,6 +70,17 @@ impl Rule {
     pub fn matters(&self, pair: &Pair<'_>) -> bool {
         self.pairs.contain(pair.from(), pair.to) && self.methods.contains(&pair.method)
     }
+
+    /// Returns the methods in words: `dump, replication`.
+    #[must_use]
+    pub fn methods_in_words(&self) -> String {
+        let word = |method: &Method| match method {
+            Method::Dump => "dump",
+            Method::Replication => "replication",
+            Method::InPlace => "pg_upgrade",
+        };
+        self.methods.iter().map(word).collect::<Vec<_>>().join(", ")
+    }
 }
 
 /// Which pairs of major versions.
@@ -157,6 +168,8 @@ pub struct Pair<'a> {
     pub databases: &'a [String],
     /// Settings of the target with their contexts; absent = there is no target to ask.
     pub settings: Option<BTreeMap<String, String>>,
+    /// Whether these are all settings: some are hidden from most roles.
+    pub all_settings: bool,
     /// Extensions that the target has at hand, with their default versions and whether only a superuser may make them.
     pub extensions: Option<BTreeMap<String, Extension>>,
     /// Collations of the target's `pg_catalog`.
@@ -202,12 +215,10 @@ impl Pair<'_> {
         self.target.is_some_and(|target| !target.superuser)
     }
 
-    /// Returns the names of settings that the target has.
-    ///
-    /// # Errors
-    /// There is no target to ask.
-    pub fn known_settings(&self) -> Result<String, &'static str> {
-        Ok(list(self.settings.as_ref().ok_or(NO_TARGET)?.keys()))
+    /// Returns the names of all settings that the target has; `None` when it is not there or shows only some.
+    #[must_use]
+    pub fn known_settings(&self) -> Option<String> {
+        self.settings.as_ref().filter(|_| self.all_settings).map(|settings| list(settings.keys()))
     }
 }
 

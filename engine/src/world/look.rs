@@ -158,8 +158,7 @@ impl Real {
         }
         let mut reports = Vec::new();
         for (way, restore) in ways {
-            let cx =
-                self.perform_cx(restore, "look", 0, &names, CancellationToken::new(), Progress::silent())?;
+            let cx = self.perform_cx(restore, "look", 0, &names, CancellationToken::new(), Progress::silent())?;
             let mut facts = Facts::default();
             self.look_for_hazards(&way, &names, &cx, &mut facts).await?;
             if let Some((database, step)) = facts.servers_known_after.pop_first() {
@@ -175,7 +174,8 @@ impl Real {
     /// Returns the one database that a dump step dumps; `None` when it dumps the whole server.
     fn dumped_alone(&self, dump: &Step, source: &str, names: &Lookup) -> Result<Option<Vec<String>>, StepError> {
         let body = template::render(&dump.body, &names.scope).map_err(|problems| plan_error(&problems))?;
-        let whole = matches!(body.get("scope").map(|node| &node.value), Some(NodeValue::Str(scope)) if scope == "cluster");
+        let whole =
+            matches!(body.get("scope").map(|node| &node.value), Some(NodeValue::Str(scope)) if scope == "cluster");
         Ok(match names.connection(source)? {
             Known::Now(info) if !whole => Some(vec![info.dbname]),
             Known::Now(_) | Known::After(_) => None,

@@ -3,12 +3,197 @@
 /// Rules with the objects that they must find.
 pub(super) type Expected = &'static [(&'static str, &'static [&'static str])];
 
-pub(super) const CRAFTED: Expected = &[];
-pub(super) const IN_PLACE: Expected = &[];
-pub(super) const REPLICATED: Expected = &[];
-pub(super) const ABOVE_18: Expected = &[];
-pub(super) const RESTRICTED: Expected = &[];
-pub(super) const WITHOUT_ICU: Expected = &[];
-pub(super) const WITH_18: Expected = &[];
-pub(super) const POOR: Expected = &[];
-pub(super) const ALONE: Expected = &[];
+pub(super) const CRAFTED: Expected = &[
+    (
+        "c_functions",
+        &[
+            "shop: function public.plpgsql_call_handler()",
+            "shop: function public.to_latin1(integer,integer,cstring,internal,integer)",
+        ],
+    ),
+    ("catalog_columns_in_functions", &["shop: function public.backend_buffers()"]),
+    ("catalog_columns_in_views", &["shop: view public.checkpoints"]),
+    ("closed_databases", &["database closed"]),
+    ("clustered_tables", &["shop: table public.orders"]),
+    ("collated_ranges", &["shop: table public.name_ranges"]),
+    ("collation_versions", &["shop: collation public.moved"]),
+    ("configured_settings", &["setting vacuum_defer_cleanup_age"]),
+    ("conversion_functions", &["shop: conversion public.own_latin1"]),
+    ("createrole_roles", &["role maker"]),
+    ("dangling_roles", &["shop: table public.orphan", "shop: table public.parts"]),
+    ("deferred_triggers", &["shop: trigger later on public.orders"]),
+    ("disabled_triggers", &["shop: trigger fires on public.orders"]),
+    ("empty_lexemes", &["shop: column public.lexemes.v"]),
+    ("escape_strings", &["setting of role app"]),
+    ("event_triggers", &["shop: event trigger watcher"]),
+    ("extension_versions", &["shop: extension btree_gist", "shop: extension pg_stat_statements"]),
+    ("extensions_missing", &["shop: extension adminpack"]),
+    ("extensions_outdated", &["shop: extension pg_stat_statements"]),
+    ("extract_in_functions", &["shop: function public.year_of(date)"]),
+    (
+        "factorial_operators",
+        &[
+            "shop: column public.orders.f",
+            "shop: constraint small on public.customers",
+            "shop: index public.orders_factorial",
+            "shop: view public.factorials",
+        ],
+    ),
+    ("foreign_key_collations", &["shop: constraint blind_users_fk on public.blind_users"]),
+    ("hash_partitions", &["shop: table public.mood_parts"]),
+    ("inheritance_parents", &["shop: table public.parent"]),
+    ("invalid_databases", &["database cut"]),
+    ("invalid_indexes", &["shop: index public.orders_broken"]),
+    ("invalid_setting_values", &["setting of role reader"]),
+    ("large_objects", &["shop: large objects"]),
+    ("lc_collate_in_functions", &["shop: function public.sorted_by()"]),
+    ("legacy_plpgsql_handler", &["shop: function public.plpgsql_call_handler()"]),
+    ("libraries_not_preloaded", &["library auto_explain"]),
+    ("locales_missing", &["database abroad"]),
+    ("long_transactions", &["session N"]),
+    ("lost_grantors", &["role maker"]),
+    ("md5_passwords", &["role old"]),
+    ("noinherit_members", &["role distant"]),
+    ("not_valid_constraints", &["shop: constraint unproven on public.orders"]),
+    ("objects_in_pg_catalog", &["shop: function mine()"]),
+    ("open_sessions", &["sessions of psql"]),
+    ("other_encoding", &["database ascii"]),
+    ("parent_not_null", &["shop: column public.child.id"]),
+    (
+        "polymorphic_array_functions",
+        &["shop: aggregate public.collect(anyelement)", "shop: operator public.!@#(anyarray,anyelement)"],
+    ),
+    ("postfix_operators", &["shop: operator public.!!!(integer,NONE)"]),
+    ("prepared_transactions", &["transaction half done"]),
+    ("public_may_create", &["ascii: schema public", "shop: schema public"]),
+    ("read_only_target", &["the target"]),
+    ("removed_languages", &["shop: language plpythonu"]),
+    ("replication_slots", &["slot standby"]),
+    ("same_roles", &["role shared"]),
+    ("sql_ascii", &["database ascii"]),
+    ("stored_timeouts", &["setting of role app"]),
+    ("subscriptions", &["shop: subscription news"]),
+    ("tablespaces_missing", &["tablespace elsewhere"]),
+    ("target_event_triggers", &["shop: event trigger target_watcher"]),
+    ("target_not_empty", &["shop: function public.watch()", "shop: table public.left_over"]),
+    ("target_timeouts", &["setting lock_timeout"]),
+    ("template1_changed", &["template1: table public.in_template"]),
+    ("text_search_files", &["shop: text search dictionary public.synonyms"]),
+    ("unknown_function_settings", &["shop: function public.warns()"]),
+    ("unknown_settings", &["setting of database shop", "setting of role app"]),
+    ("unlogged_partitioned_tables", &["shop: table public.unlogged_parts"]),
+    ("unlogged_tables", &["shop: table public.unlogged"]),
+    ("unpopulated_matviews", &["shop: materialized view public.unfilled"]),
+    (
+        "unqualified_names",
+        &[
+            "shop: function public.calls(integer)",
+            "shop: function public.casts(integer)",
+            "shop: function public.in_matview()",
+            "shop: function public.looks_up(integer)",
+        ],
+    ),
+    ("user_mappings", &["shop: user mapping for app on far"]),
+    ("wide_tables", &["shop: table public.wide"]),
+];
+pub(super) const IN_PLACE: Expected = &[
+    ("aclitem_columns", &["shop: column public.holds.a"]),
+    ("after_upgrade", &["shop: statistics public.orders_stats"]),
+    ("no_checksums", &["setting data_checksums"]),
+    ("reg_columns", &["shop: column public.holds.p"]),
+    ("user_conversions", &["shop: conversion public.own_latin1", "shop: conversion public.same_latin1"]),
+];
+pub(super) const REPLICATED: Expected = &[
+    ("always_triggers", &["shop: trigger always on public.orders"]),
+    ("full_identity_types", &["shop: column public.points.p"]),
+    ("generated_columns", &["shop: column public.parent.made", "shop: column public.child.made"]),
+    ("no_apply_workers", &["setting max_logical_replication_workers"]),
+    ("no_free_slot", &["setting max_replication_slots"]),
+    (
+        "no_replica_identity",
+        &[
+            "shop: table public.blind_users",
+            "shop: table public.child",
+            "shop: table public.holds",
+            "shop: table public.lexemes",
+            "shop: table public.moved_names",
+            "shop: table public.nets",
+            "shop: table public.parent",
+            "shop: table public.parts_0",
+            "shop: table public.parts_1",
+            "shop: table public.wide",
+        ],
+    ),
+    ("no_way_back", &["source 13"]),
+    (
+        "not_replicated",
+        &[
+            "shop: large objects",
+            "shop: materialized view public.counted",
+            "shop: materialized view public.totals",
+            "shop: materialized view public.unfilled",
+            "shop: sequence public.numbers",
+            "shop: unlogged table public.unlogged",
+        ],
+    ),
+    ("oid_columns", &["shop: column public.pictures.data"]),
+    (
+        "partitioned_tables",
+        &[
+            "shop: table public.mood_parts",
+            "shop: table public.name_ranges",
+            "shop: table public.parts",
+            "shop: table public.ranges",
+            "shop: table public.unlogged_parts",
+        ],
+    ),
+    ("row_security_replicated", &["shop: table public.customers"]),
+    ("slot_waits", &["session N"]),
+    ("wal_is_dropped", &["setting max_slot_wal_keep_size"]),
+    ("wal_level", &["setting wal_level"]),
+];
+pub(super) const ABOVE_18: Expected = &[
+    ("line_ends_in_names", &["role \"boss\\nman\""]),
+    ("mule_internal", &["database mule"]),
+    ("radius", &["line 3"]),
+    ("inet_gist_indexes", &["shop: index public.nets_gist"]),
+];
+pub(super) const RESTRICTED: Expected = &[
+    ("database_collation_versions", &["database plain"]),
+    ("event_triggers", &["plain: event trigger watcher"]),
+    ("extensions_need_superuser", &["plain: extension postgres_fdw"]),
+    ("nulls_not_distinct_keys", &["plain: constraint keyed_pkey on public.keyed"]),
+    ("owners_not_settable", &["plain: role owner", "plain: role postgres"]),
+    ("role_attributes", &["role streamer"]),
+    (
+        "superuser_objects",
+        &[
+            "plain: event trigger watcher",
+            "plain: foreign data wrapper nothing",
+            "plain: function public.sum_of(integer,integer)",
+            "plain: publication everything",
+            "plain: text search template own",
+        ],
+    ),
+    ("superuser_settings", &["setting of role owner"]),
+];
+pub(super) const WITHOUT_ICU: Expected = &[
+    ("icu_missing", &["plain: collation public.german", "icu: database icu"]),
+    ("collations_missing", &["plain: collation \"de-x-icu\""]),
+    ("extensions_missing", &["plain: extension postgres_fdw", "plain: extension tablefunc"]),
+];
+pub(super) const WITH_18: Expected =
+    &[("no_checksums", &["setting data_checksums"]), ("text_search_reindex", &["icu: index public.words_v"])];
+pub(super) const POOR: Expected = &[
+    ("cannot_read", &["plain: table public.keyed", "plain: table public.t", "plain: table public.words"]),
+    ("passwords_unreadable", &["role poor"]),
+    ("row_security", &["plain: table public.guarded"]),
+    ("all_tables_right", &["role poor"]),
+    ("replication_right", &["role poor"]),
+];
+pub(super) const ALONE: Expected = &[
+    ("client_too_old", &["pg_dump 18"]),
+    ("target_older", &["version 16"]),
+    ("too_few_locks", &["postgres: database postgres"]),
+    ("transaction_pooler", &[]),
+];

@@ -26,9 +26,13 @@ pub(super) async fn learn(info: &ConnInfo, pair: &mut Pair<'_>, hunt: &mut Hunt)
 
 async fn ask(session: &Session, pair: &mut Pair<'_>, hunt: &mut Hunt) -> Result<(), StepError> {
     let version = session.server_version_num();
-    hunt.queries += 7;
+    hunt.queries += 8;
     let settings = rows(session, "list the settings", "SELECT name, context FROM pg_settings").await?;
     pair.settings = Some(settings.iter().map(|row| (text(row, 0).to_owned(), text(row, 1).to_owned())).collect());
+
+    let may = "SELECT bool_or(rolsuper OR EXISTS (SELECT FROM pg_roles g WHERE g.rolname = 'pg_read_all_settings' \
+               AND pg_has_role(g.oid, 'USAGE'))) FROM pg_roles WHERE rolname = current_user";
+    pair.all_settings = rows(session, "ask for a right", may).await?.first().is_some_and(|row| flag(row, 0));
 
     let trusted = if version >= 130_000 { "AND NOT v.trusted" } else { "" };
     let sql = format!(

@@ -42,10 +42,8 @@ fn other_versions(pair: &Pair<'_>) -> Result<String, &'static str> {
     if there.is_empty() {
         return Ok(String::new());
     }
-    let rows: Vec<String> = there
-        .iter()
-        .map(|(name, extension)| format!("({}, {})", literal(name), literal(&extension.version)))
-        .collect();
+    let rows: Vec<String> =
+        there.iter().map(|(name, extension)| format!("({}, {})", literal(name), literal(&extension.version))).collect();
     Ok(format!(
         "SELECT format('extension %I', e.extname), format('%s in the source, %s in the target', e.extversion, t.version), \
                 NULL \
@@ -181,7 +179,8 @@ pub(super) static RULES: &[Rule] = &[
         pairs: Pairs::Any,
         methods: RESTORED,
         check: Check::Each(|_| {
-            Ok("SELECT 'extension timescaledb', extversion, NULL FROM pg_extension WHERE extname = 'timescaledb'".into())
+            Ok("SELECT 'extension timescaledb', extversion, NULL FROM pg_extension WHERE extname = 'timescaledb'"
+                .into())
         }),
         why: "its catalogs are filled by the dump: without its hooks the restore fails or hypertables are broken",
         fix: "same version on both sides; SELECT timescaledb_pre_restore() before and timescaledb_post_restore() after",

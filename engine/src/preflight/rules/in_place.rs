@@ -1,6 +1,9 @@
 //! What pg_upgrade refuses, or leaves behind.
 
-use super::{IN_PLACE, types::columns_of};
+use super::{
+    IN_PLACE,
+    types::{STORED, columns_of},
+};
 use crate::preflight::rule::{Check, Pairs, Rule, Severity};
 
 /// The types that hold oids which the new cluster does not keep.
@@ -22,7 +25,7 @@ pub(super) static RULES: &[Rule] = &[
         title: "columns of types that hold oids of the catalogs",
         pairs: Pairs::Any,
         methods: IN_PLACE,
-        check: Check::Each(|pair| Ok(columns_of(REG, pair.from()))),
+        check: Check::Each(|pair| Ok(columns_of(REG, pair.from(), STORED))),
         why: "oids are not the same in the new cluster: pg_upgrade refuses",
         fix: "ALTER TABLE … ALTER COLUMN … TYPE text, and back after the upgrade",
         link: "https://www.postgresql.org/docs/current/pgupgrade.html",
@@ -34,7 +37,7 @@ pub(super) static RULES: &[Rule] = &[
         title: "columns of the type aclitem",
         pairs: Pairs::Into(16),
         methods: IN_PLACE,
-        check: Check::Each(|pair| Ok(columns_of(&["aclitem"], pair.from()))),
+        check: Check::Each(|pair| Ok(columns_of(&["aclitem"], pair.from(), STORED))),
         why: "16 stores the type otherwise: pg_upgrade refuses",
         fix: "ALTER TABLE … ALTER COLUMN … TYPE text, and back after the upgrade",
         link: "https://www.postgresql.org/docs/16/release-16.html",
@@ -46,7 +49,7 @@ pub(super) static RULES: &[Rule] = &[
         title: "columns of the type information_schema.sql_identifier",
         pairs: Pairs::Into(12),
         methods: IN_PLACE,
-        check: Check::Each(|pair| Ok(columns_of(&["sql_identifier"], pair.from()))),
+        check: Check::Each(|pair| Ok(columns_of(&["sql_identifier"], pair.from(), STORED))),
         why: "12 stores the type otherwise: pg_upgrade refuses",
         fix: "ALTER TABLE … ALTER COLUMN … TYPE text",
         link: "https://www.postgresql.org/docs/12/release-12.html",

@@ -93,10 +93,16 @@ pub fn all() -> &'static [&'static Rule] {
 pub const TAKEN_AWAY: &[(&str, &str)] = &[
     ("`\\restrict` and `\\unrestrict` in dumps, commands of psql", "the restore reads dumps itself and starts no psql"),
     ("holes of unpatched psql (CVE-2026-18408, CVE-2026-6464)", "the restore reads dumps itself and starts no psql"),
-    ("`SET transaction_timeout` and its kin for an older target", "the restore leaves out what the target does not know"),
+    (
+        "`SET transaction_timeout` and its kin for an older target",
+        "the restore leaves out what the target does not know",
+    ),
     ("column options that only the source's minor version knows (`pg_attver`)", "`filter` and `restore` strip them"),
     ("float output that changed with 12", "every digest is taken with the same `extra_float_digits` on both sides"),
-    ("`pg_dumpall -g` without the databases' own settings since 11", "a cluster is dumped whole, never by its globals alone"),
+    (
+        "`pg_dumpall -g` without the databases' own settings since 11",
+        "a cluster is dumped whole, never by its globals alone",
+    ),
     ("`pg_restore` that writes nowhere without `-f` since 12", "pgplan gives it"),
     ("references to roles that a filter drops", "`filter` drops grants, owners and default privileges with the role"),
     ("views made by an ON SELECT rule (gone with 16)", "a server keeps them as views, and they are dumped as views"),

@@ -5,8 +5,23 @@ use crate::preflight::rule::{Check, NO_TARGET, Pair, Pairs, Rule, Severity, list
 
 /// Stop-word files that every server has.
 const STOP_WORDS: [&str; 17] = [
-    "danish", "dutch", "english", "finnish", "french", "german", "hungarian", "italian", "nepali", "norwegian",
-    "portuguese", "russian", "spanish", "swedish", "turkish", "hindi", "indonesian",
+    "danish",
+    "dutch",
+    "english",
+    "finnish",
+    "french",
+    "german",
+    "hungarian",
+    "italian",
+    "nepali",
+    "norwegian",
+    "portuguese",
+    "russian",
+    "spanish",
+    "swedish",
+    "turkish",
+    "hindi",
+    "indonesian",
 ];
 
 fn tablespaces(pair: &Pair<'_>) -> Result<String, &'static str> {

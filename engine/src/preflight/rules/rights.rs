@@ -48,14 +48,17 @@ fn owners(pair: &Pair<'_>) -> Result<String, &'static str> {
     Ok(format!(
         "SELECT format('role %I', r.rolname), format('owns %s objects', count(*)), NULL FROM ( \
            SELECT relowner AS owner FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
-             WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f', 'S') AND {} \
-           UNION ALL SELECT proowner FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace WHERE {} \
-           UNION ALL SELECT nspowner FROM pg_namespace n WHERE {} AND nspname <> 'public' \
+             WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f', 'S') AND {} AND {} \
+           UNION ALL SELECT proowner FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace WHERE {} AND {} \
+           UNION ALL SELECT nspowner FROM pg_namespace n WHERE {} AND {} AND nspname <> 'public' \
            UNION ALL SELECT defaclrole FROM pg_default_acl) o JOIN pg_roles r ON r.oid = o.owner \
          WHERE r.rolname <> ALL ({}) GROUP BY 1 ORDER BY 1",
         own_schema!("n"),
+        no_member!("pg_class", "c.oid"),
         own_schema!("n"),
+        no_member!("pg_proc", "p.oid"),
         own_schema!("n"),
+        no_member!("pg_namespace", "n.oid"),
         list(becomes),
     ))
 }
@@ -163,7 +166,7 @@ pub(super) static RULES: &[Rule] = &[
         check: Check::Known(|pair| {
             let target = pair.target.ok_or(NO_TARGET)?;
             let read_only = target.settings.get("transaction_read_only").is_some_and(|value| value == "on");
-            let object = || crate::preflight::report::Object::named(&target.label, "");
+            let object = || crate::preflight::report::Object::named("the target", &target.label);
             Ok(read_only.then(object).into_iter().collect())
         }),
         why: "it is a standby, or default_transaction_read_only is on for the role, the database or the server",

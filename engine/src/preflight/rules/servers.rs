@@ -85,7 +85,7 @@ pub(super) static RULES: &[Rule] = &[
         methods: ALL,
         check: Check::Known(|pair| {
             let standby = pair.source.settings.get("in_recovery").is_some_and(|value| value == "on");
-            Ok(standby.then(|| Object::named(&pair.source.label, "")).into_iter().collect())
+            Ok(standby.then(|| Object::named("the source", &pair.source.label)).into_iter().collect())
         }),
         why: "it lags behind its primary, whose writers it does not stop, and may cancel a long dump",
         fix: "migrate from the primary, or pause the replay (pg_wal_replay_pause) once the primary is quiet",

@@ -4,7 +4,7 @@ use super::{ALL, DUMPED, RESTORED};
 use crate::preflight::rule::{Check, NO_TARGET, Pair, Pairs, Rule, Severity, list};
 
 /// Settings that versions have removed or renamed, by the version that no longer has them. `pg_settings` of a target
-/// tells more; this is for targets that are not there yet.
+/// tells more; this is for targets that are not there yet, or that hide some from the role.
 pub(crate) const REMOVED: &[(&str, u32)] = &[
     ("sql_inheritance", 10),
     ("min_parallel_relation_size", 10),
@@ -40,12 +40,12 @@ const HIDDEN: [&str; 9] = [
 /// an extension and is taken anyway.
 fn lacking(pair: &Pair<'_>, name: &str) -> String {
     match pair.known_settings() {
-        Ok(known) => format!(
+        Some(known) => format!(
             "position('.' IN {name}) = 0 AND lower({name}) <> ALL (SELECT lower(k) FROM unnest({known}) k) \
              AND lower({name}) <> ALL ({})",
             list(HIDDEN)
         ),
-        Err(_) => {
+        None => {
             let gone = REMOVED.iter().filter(|(_, since)| pair.from() < *since && *since <= pair.to);
             format!("lower({name}) = ANY ({})", list(gone.map(|(name, _)| *name)))
         }
@@ -77,8 +77,9 @@ fn superuser_settings(pair: &Pair<'_>) -> Result<String, &'static str> {
         return Ok(String::new());
     }
     let settings = pair.settings.as_ref().ok_or(NO_TARGET)?;
-    let only = settings.iter().filter(|(_, context)| context.starts_with("superuser")).map(|(name, _)| name);
-    Ok(stored(&format!("name = ANY ({})", list(only))))
+    let only = settings.iter().filter(|(_, context)| context.starts_with("superuser")).map(|(name, _)| name.as_str());
+    // This one is hidden from the role.
+    Ok(stored(&format!("name = ANY ({})", list(only.chain(["session_preload_libraries"])))))
 }
 
 pub(super) static RULES: &[Rule] = &[

@@ -36,7 +36,9 @@ pub(super) static RULES: &[Rule] = &[
         title: "objects in a database of the target that has the name of one of the source's",
         pairs: Pairs::Any,
         methods: RESTORED,
-        check: Check::TargetEach(|_| Ok(format!("WITH {MADE} SELECT name, 'in the target', NULL FROM made ORDER BY 1"))),
+        check: Check::TargetEach(|_| {
+            Ok(format!("WITH {MADE} SELECT name, 'in the target', NULL FROM made ORDER BY 1"))
+        }),
         why: "what is there already is not made anew: the restore fails, or loads rows on top of old ones",
         fix: "give a fresh target, or drop what is there",
         link: "https://www.postgresql.org/docs/current/backup-dump.html",

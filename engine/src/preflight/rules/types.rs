@@ -3,9 +3,14 @@
 use super::{ALL, RESTORED};
 use crate::preflight::rule::{Check, Pairs, Rule, Severity};
 
-/// Returns the query for columns whose type is, or is built from, one of these of `pg_catalog`: by domains, arrays,
+/// Relations whose columns are defined: composite types, too.
+const DEFINED: &str = "'r', 'p', 'v', 'm', 'f', 'c'";
+/// Relations whose columns are stored.
+pub(super) const STORED: &str = "'r', 'm'";
+
+/// Returns the query for columns of such relations whose type is, or is built from, one of these of `pg_catalog`: by domains, arrays,
 /// composite types and ranges, to any depth.
-pub(super) fn columns_of(types: &[&str], from: u32) -> String {
+pub(super) fn columns_of(types: &[&str], from: u32, kinds: &str) -> String {
     let names = crate::preflight::rule::list(types);
     // Ranges came with 9.2, the oldest source that a current pg_dump takes.
     let range = if from >= 9 { "UNION ALL SELECT rngtypid, rngsubtype FROM pg_range" } else { "" };
@@ -26,7 +31,7 @@ pub(super) fn columns_of(types: &[&str], from: u32) -> String {
                                  a.attname, a.attname) END \
          FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid JOIN pg_namespace n ON n.oid = c.relnamespace \
               JOIN bad ON bad.oid = a.atttypid \
-         WHERE a.attnum > 0 AND NOT a.attisdropped AND c.relkind IN ('r', 'p', 'm', 'f', 'c') AND {} ORDER BY 1",
+         WHERE a.attnum > 0 AND NOT a.attisdropped AND c.relkind IN ({kinds}) AND {} ORDER BY 1",
         own_schema!("n")
     )
 }
@@ -38,7 +43,7 @@ pub(super) static RULES: &[Rule] = &[
         title: "columns of the type `unknown`",
         pairs: Pairs::Into(10),
         methods: ALL,
-        check: Check::Each(|pair| Ok(columns_of(&["unknown"], pair.from()))),
+        check: Check::Each(|pair| Ok(columns_of(&["unknown"], pair.from(), DEFINED))),
         why: "since 10 no column may have this type: its table cannot be restored",
         fix: "ALTER TABLE … ALTER COLUMN … TYPE text",
         link: "https://www.postgresql.org/docs/10/release-10.html",
@@ -50,7 +55,7 @@ pub(super) static RULES: &[Rule] = &[
         title: "columns of abstime, reltime or tinterval",
         pairs: Pairs::Into(12),
         methods: ALL,
-        check: Check::Each(|pair| Ok(columns_of(&["abstime", "reltime", "tinterval"], pair.from()))),
+        check: Check::Each(|pair| Ok(columns_of(&["abstime", "reltime", "tinterval"], pair.from(), DEFINED))),
         why: "12 has removed these types: a table with such a column cannot be restored",
         fix: "ALTER TABLE … ALTER COLUMN … TYPE timestamptz (or interval)",
         link: "https://www.postgresql.org/docs/12/release-12.html",
