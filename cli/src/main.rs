@@ -37,6 +37,11 @@ fn main() -> ExitCode {
     match dispatch(&cli, &mut ui) {
         Ok(exit) => exit.into(),
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Exit::Done.into(),
+        // One with a message of ours says what could not be written.
+        Err(error) if error.get_ref().is_some() => {
+            ui.fail(error.to_string(), "");
+            Exit::Failed.into()
+        }
         Err(error) => {
             ui.fail(format!("cannot write the output: {error}"), "");
             Exit::Failed.into()

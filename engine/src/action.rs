@@ -135,6 +135,12 @@ pub struct ActionGraph {
     /// Things the reader of a dry run must know: guesses made, what could not be looked at.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<String>,
+    /// Things that a look found and the reader of a dry run wants to see; nothing to worry about.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<String>,
+    /// The same for programs, in full.
+    #[serde(default, skip_serializing_if = "serde_json::Value::is_null")]
+    pub details: serde_json::Value,
     /// Steps after which the list is complete: in a dry run some actions depend on what those steps bring about.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub known_after: Vec<String>,

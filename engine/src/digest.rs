@@ -70,6 +70,15 @@ pub struct Rows {
     pub digest: Digest,
 }
 
+impl std::ops::AddAssign for Rows {
+    /// Adds other rows, as if they stood in the same table.
+    fn add_assign(&mut self, other: Self) {
+        self.rows += other.rows;
+        self.bytes += other.bytes;
+        self.digest.add(other.digest.0);
+    }
+}
+
 impl Rows {
     /// Adds one row.
     fn add(&mut self, row: &[u8]) {

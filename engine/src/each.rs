@@ -33,22 +33,21 @@ pub(crate) fn item_id(key: &str) -> String {
 pub(crate) fn items_of(node: &Node) -> Result<Vec<(String, Node)>, StepError> {
     match &node.value {
         NodeValue::Map(entries) => Ok(entries.iter().map(|(key, value)| (key.text.clone(), value.clone())).collect()),
-        NodeValue::Seq(items) => {
-            let mut seen = BTreeSet::new();
-            Ok(items
-                .iter()
-                .enumerate()
-                .map(|(index, item)| {
-                    let name = item.as_str().map_or_else(|| index.to_string(), str::to_owned);
-                    let key = if seen.insert(name.clone()) { name } else { format!("{name}#{index}") };
-                    (key, item.clone())
-                })
-                .collect())
-        }
+        NodeValue::Seq(items) => Ok(keys_of(items).into_iter().zip(items.iter().cloned()).collect()),
         NodeValue::Unknown { .. } => Ok(Vec::new()),
         other => {
             let message = format!("{}: `for_each` needs a list or a map, not {}", node.place, other.describe());
             Err(StepError::new(ErrorKind::Plan, message))
         }
     }
+}
+
+/// Returns the keys of the items of a list: their texts, and their positions where they have none or one is repeated.
+pub(crate) fn keys_of(items: &[Node]) -> Vec<String> {
+    let mut seen = BTreeSet::new();
+    let key = |(index, item): (usize, &Node)| {
+        let name = item.as_str().map_or_else(|| index.to_string(), str::to_owned);
+        if seen.insert(name.clone()) { name } else { format!("{name}#{index}") }
+    };
+    items.iter().enumerate().map(key).collect()
 }

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     artifact::DumpArtifact,
+    merge::{Finding, Layout, Sequence, Spec},
     op::{Exec, preflight::Preflight},
     preflight::report::Report,
 };
@@ -35,6 +36,8 @@ pub enum Look {
         /// The file or folder.
         file: PathBuf,
     },
+    /// The sources and the target of a merge: catalogs, counts, what collides.
+    Merge(Box<Spec>),
 }
 
 /// How far a look at a server goes.
@@ -66,6 +69,33 @@ pub struct Facts {
     /// Dumps that were made earlier, by their file. A dry run leaves out those that are not there yet.
     #[serde(default)]
     pub dumps: BTreeMap<PathBuf, DumpArtifact>,
+    /// What a look at a merge found; absent when one of its databases is only known after a step.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub merge: Option<MergeFacts>,
+}
+
+/// What sources and target of a merge hold.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct MergeFacts {
+    /// What follows from the catalogs.
+    pub layout: Layout,
+    /// The labels of the sources, in their order.
+    pub sources: Vec<String>,
+    /// Schemas that look like sources and are none.
+    pub look_alikes: Vec<String>,
+    /// Rows by the target's table and the source's label.
+    pub rows: BTreeMap<String, BTreeMap<String, u64>>,
+    /// Rows that the target's tables hold; those without any are left out.
+    pub held: BTreeMap<String, u64>,
+    /// Whether the target holds just what the merge would give.
+    pub merged_already: bool,
+    /// What the data says, besides the layout's own findings.
+    pub findings: Vec<Finding>,
+    /// The distance between the ranges of keys of two sources, where keys get an offset.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub step: Option<u64>,
+    /// The target's sequences.
+    pub sequences: Vec<Sequence>,
 }
 
 /// A server as a read-only session saw it.
@@ -127,6 +157,12 @@ pub struct TableFacts {
     pub relkind: char,
     /// Whether it is a partition.
     pub is_partition: bool,
+    /// Schema and name of the partitioned table whose partition it is.
+    #[serde(default)]
+    pub parent: Option<(String, String)>,
+    /// Whether the role may vacuum and analyze it: it owns the table or the database, or has `MAINTAIN` on the table.
+    #[serde(default)]
+    pub may_vacuum: bool,
     /// `pg_total_relation_size`, bytes.
     pub bytes: u64,
     /// `reltuples`; absent when never analyzed.

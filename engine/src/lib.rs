@@ -20,6 +20,7 @@ pub mod journal;
 pub mod kinds;
 pub mod locate;
 pub mod lookup;
+pub mod merge;
 pub mod op;
 pub mod pattern;
 pub mod perform;

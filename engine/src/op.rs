@@ -13,6 +13,7 @@ use crate::secret::Text;
 
 pub mod data;
 mod dump;
+pub mod merge;
 pub mod preflight;
 
 pub use dump::{Compat, Compress, DumpOp, Expected, ExpectedCode, FilterOp, OnError, Part, RestoreOp, Unmatched};
@@ -64,6 +65,14 @@ pub enum Op {
     Filter(FilterOp),
     /// Put a dump, or a part of one, into a server.
     Restore(RestoreOp),
+    /// Give rows of a merge their new keys.
+    MapKeys(merge::MapKeys),
+    /// Fill tables from the sources of a merge.
+    FillTables(merge::FillTables),
+    /// Prove that a merge is complete, and mark it so.
+    ProveMerge(merge::ProveMerge),
+    /// Empty tables that a merge has filled.
+    EmptyTables(merge::EmptyTables),
     /// Ask a person for consent.
     Approve {
         /// What is asked.

@@ -133,7 +133,7 @@ pub struct Database {
     pub place: Place,
 }
 
-/// What a server must be before the first step that uses it.
+/// What a server must be before the run changes anything, and before the first step that uses it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, serde::Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Expect {

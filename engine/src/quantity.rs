@@ -55,6 +55,12 @@ pub fn count(number: u64) -> String {
     out
 }
 
+/// Returns a count with its noun, of which `one` is the singular: `1 table`, `2 tables`.
+#[must_use]
+pub fn counted(number: u64, one: &str) -> String {
+    format!("{} {one}{}", count(number), if number == 1 { "" } else { "s" })
+}
+
 /// Returns the duration that `text` is: numbers with units `ms`, `s`, `m`, `h`, `d`, largest first or not.
 ///
 /// # Errors

@@ -92,6 +92,49 @@ pub async fn look(session: &Session, key: &Key) -> Result<Option<Outputs>, StepE
     })
 }
 
+/// A receipt that was found.
+#[derive(Debug, Clone)]
+pub struct Receipt {
+    /// The step and the action in it.
+    pub action: String,
+    /// What the action gave, as JSON.
+    outputs: serde_json::Value,
+}
+
+impl Receipt {
+    /// Returns an output that is no secret, read as a `T`.
+    #[must_use]
+    pub fn output<T: serde::de::DeserializeOwned>(&self, name: &str) -> Option<T> {
+        let value = self.outputs.get(name)?.get("plain")?;
+        serde_json::from_value(value.clone()).ok()
+    }
+}
+
+/// Returns the run's receipts of actions whose names begin with `prefix`.
+///
+/// # Errors
+/// What the server said.
+pub async fn all(session: &Session, run: &str, prefix: &str) -> Result<Vec<Receipt>, StepError> {
+    let doing = "read the receipts";
+    let there = rows(session, doing, "SELECT pg_catalog.to_regclass('pgplan.receipt') IS NOT NULL").await?;
+    if !there.first().is_some_and(|row| flag(row, 0)) {
+        return Ok(Vec::new());
+    }
+    let sql = "SELECT action, outputs::text FROM pgplan.receipt \
+               WHERE run = $1 AND pg_catalog.left(action, pg_catalog.length($2)) = $2 ORDER BY 1";
+    let found = session.client().query_typed(sql, &[(&run as _, Type::TEXT), (&prefix as _, Type::TEXT)]).await;
+    let found = found.map_err(|error| session.error(doing, &error))?;
+    let receipt = |row: &tokio_postgres::Row| {
+        let action: String = row.try_get(0).map_err(|error| session.error(doing, &error))?;
+        let text: String = row.try_get(1).map_err(|error| session.error(doing, &error))?;
+        let outputs = serde_json::from_str(&text).map_err(|error| {
+            StepError::new(ErrorKind::Internal, format!("the receipt of `{action}` cannot be read: {error}"))
+        })?;
+        Ok(Receipt { action, outputs })
+    };
+    found.iter().map(receipt).collect()
+}
+
 /// Writes the receipt; it counts when the transaction is committed. Secrets among the outputs are not written.
 ///
 /// # Errors

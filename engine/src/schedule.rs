@@ -148,8 +148,8 @@ fn act(step: &Step, state: &StepState, busy: &Busy, free: &mut usize, moves: &mu
         return;
     }
     let mut in_step_free = state.graph.jobs.unwrap_or(usize::MAX).saturating_sub(in_step);
-    let mut instances = active_instances(state);
     let limit = step.for_each.as_ref().and_then(|each| each.max_parallel).unwrap_or(usize::MAX);
+    let mut instances = if limit == usize::MAX { BTreeSet::new() } else { active_instances(state) };
     for action in &state.actions {
         if *free == 0 || in_step_free == 0 {
             break;
@@ -203,16 +203,22 @@ fn instance(action: &ActionState) -> Option<&str> {
     action.action.id.split_once('/').map(|(instance, _)| instance)
 }
 
+/// Returns the instances that are begun and not over.
 fn active_instances(state: &StepState) -> BTreeSet<&str> {
-    let mut begun = BTreeSet::new();
-    for name in state.actions.iter().filter_map(instance) {
-        let mine = || state.actions.iter().filter(|action| instance(action) == Some(name));
-        let any = mine().any(|action| action.status != ActionStatus::Pending);
-        let over = mine().all(|action| action.status == ActionStatus::Finished)
-            || mine().any(|action| action.status == ActionStatus::Failed && !action.retrying);
-        if any && !over {
-            begun.insert(name);
-        }
+    #[derive(Default)]
+    struct Seen {
+        begun: bool,
+        unfinished: bool,
+        failed: bool,
     }
-    begun
+    let mut instances: BTreeMap<&str, Seen> = BTreeMap::new();
+    for action in &state.actions {
+        let Some(name) = instance(action) else { continue };
+        let seen = instances.entry(name).or_default();
+        seen.begun |= action.status != ActionStatus::Pending;
+        seen.unfinished |= action.status != ActionStatus::Finished;
+        seen.failed |= action.status == ActionStatus::Failed && !action.retrying;
+    }
+    let active = |seen: &Seen| seen.begun && seen.unfinished && !seen.failed;
+    instances.into_iter().filter(|(_, seen)| active(seen)).map(|(name, _)| name).collect()
 }

@@ -4,6 +4,8 @@
 //! What the role may not ask is left out, not an error. Nothing here waits long for a lock: a table that another
 //! session holds exclusively shows the size that the last VACUUM or ANALYZE recorded.
 
+pub mod merge;
+
 use std::collections::BTreeMap;
 
 use crate::{
@@ -245,6 +247,8 @@ async fn tables(session: &Session, version_num: u32) -> Result<Vec<TableFacts>, 
         bytes: number(row, 4).unwrap_or_default(),
         rows: number(row, 5),
         options: row.get(6).map(|names| names.split(',').map(str::to_owned).collect()).unwrap_or_default(),
+        parent: row.get(7).zip(row.get(8)).map(|(schema, name)| (schema.to_owned(), name.to_owned())),
+        may_vacuum: flag(row, 9),
     };
     Ok(found.iter().map(table).collect())
 }
@@ -255,15 +259,30 @@ fn tables_sql(version_num: u32, size: &str) -> String {
     // Until 13, a table that was never analyzed cannot be told from an empty one.
     let rows = "CASE WHEN c.reltuples < 0 OR c.reltuples = 0 AND c.relpages = 0 THEN NULL \
                 ELSE c.reltuples::bigint END";
+    let may_vacuum = may_vacuum(version_num);
     format!(
         "SELECT n.nspname, c.relname, c.relkind, {partition}, \
                 CASE WHEN c.relkind IN ('r', 'm') THEN {size} ELSE 0 END, {rows}, \
                 (SELECT string_agg(DISTINCT split_part(o, '=', 1), ',' ORDER BY split_part(o, '=', 1)) \
                  FROM (SELECT unnest(c.reloptions) UNION ALL \
                        SELECT unnest(a.attoptions) FROM pg_catalog.pg_attribute a \
-                       WHERE a.attrelid = c.oid AND a.attoptions IS NOT NULL AND NOT a.attisdropped) used(o)) \
+                       WHERE a.attrelid = c.oid AND a.attoptions IS NOT NULL AND NOT a.attisdropped) used(o)), \
+                pn.nspname, p.relname, {may_vacuum} \
          FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
+              LEFT JOIN pg_catalog.pg_inherits i ON {partition} AND i.inhrelid = c.oid \
+              LEFT JOIN pg_catalog.pg_class p ON p.oid = i.inhparent \
+              LEFT JOIN pg_catalog.pg_namespace pn ON pn.oid = p.relnamespace \
          WHERE c.relkind IN ('r', 'p', 'm', 'f') AND c.relpersistence <> 't' \
            AND n.nspname NOT IN ('information_schema', 'pgplan') AND n.nspname !~ '^pg_' ORDER BY 1, 2"
+    )
+}
+
+/// Returns the condition that the role may vacuum and analyze the relation `c`: the server only warns where it may not.
+pub(crate) fn may_vacuum(version_num: u32) -> String {
+    let maintain = if version_num >= 170_000 { "OR pg_catalog.has_table_privilege(c.oid, 'MAINTAIN')" } else { "" };
+    format!(
+        "(pg_catalog.pg_has_role(c.relowner, 'USAGE') {maintain} OR NOT c.relisshared AND \
+         (SELECT pg_catalog.pg_has_role(datdba, 'USAGE') FROM pg_catalog.pg_database \
+          WHERE datname = pg_catalog.current_database()))"
     )
 }

@@ -119,6 +119,10 @@ fn is_repeatable(op: &Op) -> bool {
         | Op::Dump(_)
         | Op::Filter(_)
         | Op::Restore(_)
+        | Op::MapKeys(_)
+        | Op::FillTables(_)
+        | Op::ProveMerge(_)
+        | Op::EmptyTables(_)
         | Op::Approve { .. }
         | Op::Remember { .. } => true,
     }
@@ -129,7 +133,11 @@ fn is_lasting(op: &Op) -> bool {
     match op {
         Op::Exec(_) | Op::Restore(_) | Op::EditFile(_) | Op::CreateCluster(_) | Op::CreateDatabase(_) => true,
         Op::RunSql(sql) => !sql.read_only,
-        Op::Tunnel(_)
+        Op::FillTables(_) => true,
+        Op::ProveMerge(proof) => !proof.complete.is_empty(),
+        Op::MapKeys(_)
+        | Op::EmptyTables(_)
+        | Op::Tunnel(_)
         | Op::RestoreFile { .. }
         | Op::RemoveCluster { .. }
         | Op::DropDatabase(_)

@@ -30,7 +30,7 @@ use crate::{
         Exec, Op, Probe,
         data::{RunSql, SqlExpect, SqlSource},
     },
-    perform::{self, PerformCx, Progress, Report, tunnel::Held},
+    perform::{self, PerformCx, Progress, Report, idle::Idle, tunnel::Held},
     plan::{Plan, Step},
     platforms::{self, Platforms},
     postgres::{ConnInfo, Environment, connect::connect_read_only},
@@ -46,6 +46,7 @@ use crate::{
     yaml::{Node, NodeValue},
 };
 
+mod expect;
 mod look;
 
 /// Who says yes.
@@ -105,6 +106,7 @@ pub struct Real {
     pub(crate) clients: Arc<Clients>,
     platforms: Arc<Platforms>,
     held: Arc<Held>,
+    idle: Arc<Idle>,
     claims: Claims,
     checked: Mutex<BTreeSet<String>>,
     apart: Apart,
@@ -159,7 +161,8 @@ impl Real {
             redactor,
             clients,
             platforms,
-            held: Arc::new(Held::default()),
+            held: Arc::default(),
+            idle: Arc::default(),
             checked: Mutex::default(),
             seen: Mutex::default(),
             reports: Mutex::default(),
@@ -258,6 +261,7 @@ impl Real {
             databases: Arc::new(names.clone()),
             redactor: Arc::clone(&self.redactor),
             held: Arc::clone(&self.held),
+            idle: Arc::clone(&self.idle),
             clients: Arc::clone(&self.clients),
         })
     }
@@ -352,6 +356,8 @@ impl Real {
 
 impl World for Real {
     async fn open(&self, step: &Step, outputs: Arc<BTreeMap<String, Outputs>>) -> Result<Opened, StepError> {
+        // What the steps before it have left open would be in the way of CREATE DATABASE and the like.
+        self.idle.close(|earlier| self.plan.is_ancestor(earlier, &step.id)).await;
         let names = self.names(&outputs);
         let mut warnings = Vec::new();
         if let Some(condition) = &step.condition {
@@ -449,6 +455,7 @@ impl World for Real {
     }
 
     async fn close(&self) -> Vec<String> {
+        self.idle.close(|_| true).await;
         self.claims.release().await;
         self.held.close_all().await.err().map(|error| error.message).into_iter().collect()
     }

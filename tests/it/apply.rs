@@ -240,6 +240,8 @@ fn until_pauses_fresh_begins_anew_and_status_runs_log_and_events_tell() {
     let said = apply(&env, steps, &["--until", "zz"]).expect(2).stderr;
     has(&said, "the plan has no step `zz`");
 
+    let nowhere = env.pgplan(&["apply", "plan.yaml", "--var", "v=1", "--events", "no/such/folder"]).expect(1).stderr;
+    has(&nowhere, "--events no/such/folder: the file cannot be opened");
     let failed = env.pgplan(&["apply", "plan.yaml", "--var", "v=1", "--json", "--events", "events"]).expect(1);
     assert_eq!(env.read("log"), "a\nb\nc\n");
     has(&failed.stderr, "going on with run");

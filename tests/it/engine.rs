@@ -87,6 +87,7 @@ impl Engine {
             databases: self.databases.clone(),
             redactor: Arc::new(Redactor::new()),
             held: Arc::default(),
+            idle: Arc::default(),
             clients: Arc::default(),
         }
     }

@@ -20,14 +20,15 @@ enum Rule {
 }
 
 /// The section "Layers", in its order.
-const RULES: [Rule; 18] = [
+const RULES: [Rule; 19] = [
     Rule::Only { who: &["source", "secret", "error", "pattern", "spelling", "guard"], of: &[] },
     Rule::Only { who: &["diagnostic"], of: &["source"] },
     Rule::Only { who: &["yaml"], of: &["diagnostic", "quantity", "secret", "source", "spelling"] },
     Rule::Only { who: &["sql"], of: &["error"] },
     Rule::Only { who: &["action"], of: &["op"] },
-    Rule::Only { who: &["op"], of: &["artifact", "postgres::quote", "secret", "sql"] },
-    Rule::Only { who: &["facts"], of: &["artifact", "op", "preflight::report"] },
+    Rule::Only { who: &["merge"], of: &["pattern", "postgres::quote"] },
+    Rule::Only { who: &["op"], of: &["artifact", "merge", "postgres::quote", "secret", "sql"] },
+    Rule::Only { who: &["facts"], of: &["artifact", "merge", "op", "preflight::report"] },
     Rule::Only { who: &["preflight"], of: &["error", "facts", "op", "pattern", "postgres::quote", "quantity"] },
     Rule::Only {
         who: &["kinds"],
@@ -37,6 +38,7 @@ const RULES: [Rule; 18] = [
             "diagnostic",
             "error",
             "facts",
+            "merge",
             "op",
             "pattern",
             "platforms",

@@ -12,6 +12,7 @@ use serde_json::json;
 
 use crate::cluster::Cluster;
 use crate::engine::Engine;
+use crate::env::TestEnv;
 
 /// Everything that a change of any kind would leave a trace in: every writing transaction has an id of its own.
 ///
@@ -200,8 +201,13 @@ async fn vacuum_analyzes_everything_parents_too() {
              INSERT INTO p SELECT generate_series(1, 100); CREATE MATERIALIZED VIEW m AS SELECT count(*) FROM p;",
         );
         let engine = Engine::new([("db", &server, "postgres")]);
-        for body in [json!({ "database": "db", "jobs": 3 }), json!({ "database": "db", "full": true, "freeze": true })]
-        {
+        let rows = |database| server.psql(database, "SELECT reltuples FROM pg_class WHERE relname LIKE 't\"%'");
+        let analyzed = || {
+            let sql = "SELECT string_agg(DISTINCT c.relname, ',' ORDER BY c.relname) FROM pg_statistic s \
+                       JOIN pg_class c ON c.oid = s.starelid WHERE c.oid >= 16384 AND c.relname !~ '^t'";
+            server.psql("odd \"name", sql)
+        };
+        for body in [json!({ "database": "db" }), json!({ "database": "db", "full": true, "freeze": true })] {
             let graph = engine.actions::<Vacuum>(body).await.expect("it lists");
             let ids: Vec<&str> = graph.actions.iter().map(|action| action.id.as_str()).collect();
             assert_eq!(ids, ["odd \"name", "postgres"]);
@@ -209,10 +215,68 @@ async fn vacuum_analyzes_everything_parents_too() {
                 let output = engine.perform("vacuum", action).await.expect("it vacuums");
                 assert_eq!(output.warnings, [""; 0]);
             }
+            assert_eq!((analyzed().as_str(), rows("odd \"name").as_str()), ("m,p,p1,p2,p21", "500"), "{version}");
+            server.psql("odd \"name", "DELETE FROM pg_statistic");
         }
-        let analyzed = "SELECT string_agg(DISTINCT c.relname, ',' ORDER BY c.relname) FROM pg_statistic s \
-                        JOIN pg_class c ON c.oid = s.starelid WHERE c.oid >= 16384 AND c.relname !~ '^t'";
-        assert_eq!(server.psql("odd \"name", analyzed), "m,p,p1,p2,p21", "{version}");
-        assert_eq!(server.psql("odd \"name", "SELECT reltuples FROM pg_class WHERE relname LIKE 't\"%'"), "500");
+
+        let by_table = json!({ "database": "db", "jobs": 2, "databases": ["odd \"name"] });
+        let graph = engine.actions::<Vacuum>(by_table.clone()).await.expect("it lists");
+        let mut ids: Vec<&str> = graph.actions.iter().map(|action| action.id.as_str()).collect();
+        assert_eq!((graph.jobs, ids.first()), (Some(2), Some(&"odd \"name/public.t\";\\n--")), "{version}: {ids:?}");
+        assert_eq!(ids.pop(), Some("odd \"name/pg_catalog"));
+        let parents = if version == "18" { &["p2", "p"][..] } else { &["p"] };
+        let parents: Vec<String> = parents.iter().map(|name| format!("odd \"name/public.{name}")).collect();
+        assert_eq!(ids.split_off(ids.len() - parents.len()), parents, "{version}");
+        let mut leaves = ids.split_off(1);
+        leaves.sort_unstable();
+        assert_eq!(leaves, ["odd \"name/public.m", "odd \"name/public.p1", "odd \"name/public.p21"]);
+        server.psql("odd \"name", "DROP MATERIALIZED VIEW m; CREATE ROLE app LOGIN; ALTER TABLE p1 OWNER TO app");
+        for action in graph.actions {
+            let gone = action.id.ends_with(".m");
+            let output = engine.perform("vacuum", action).await.expect("it vacuums");
+            assert_eq!((output.warnings.len(), output.summary.contains("dropped meanwhile")), (0, gone), "{output:?}");
+        }
+        assert_eq!((analyzed().as_str(), rows("odd \"name").as_str()), ("p,p1,p2,p21", "500"), "{version}");
+
+        server.psql("odd \"name", "DELETE FROM pg_statistic");
+        let mut poor = Engine::new([("db", &server, "postgres")]);
+        poor.set_user("app");
+        let graph = poor.actions::<Vacuum>(by_table).await.expect("it lists");
+        assert_eq!(graph.warnings, ["4 tables of odd \"name are left out: app may not vacuum"]);
+        assert_eq!(graph.actions[0].id, "odd \"name/public.p1");
+        poor.perform("vacuum", graph.actions[0].clone()).await.expect("it vacuums its own");
+        assert_eq!(analyzed(), "p1", "{version}: its parents belong to another role");
     }
+}
+
+#[test]
+fn vacuum_lists_journals_and_does_each_table() {
+    let (env, server) = (TestEnv::new(), Cluster::start("18"));
+    server.psql("postgres", "CREATE DATABASE shop");
+    let tables = "SELECT format('CREATE TABLE t%s AS SELECT generate_series(1, %s)', n, n * n * 50) \
+                  FROM generate_series(1, 30) n";
+    server.psql("shop", &server.psql("shop", tables).replace('\n', ";"));
+    let plan = r#"
+version: 1
+name: vacuum
+databases: { target: "URL" }
+steps:
+  - vacuum: { database: target, jobs: 2, databases: [shop] }
+  - { id: copy, needs: [vacuum], sql: { database: target, run: "CREATE DATABASE copy TEMPLATE shop", transaction: false } }
+"#;
+    env.write("plan.yaml", &plan.replace("URL", &server.url("postgres")));
+    let dry = env.pgplan(&["plan", "plan.yaml"]).expect(0).stdout;
+    let line = |text: &str| dry.lines().any(|line| line.contains(text));
+    assert!(line("1. vacuum and analyze public.t30 in shop on target"), "{dry}");
+    assert!(line("31. vacuum and analyze the server's own tables in shop on target"), "{dry}");
+    // A session left open in `shop` would be in the way of its copy.
+    env.pgplan(&["apply", "plan.yaml", "--yes"]).expect(0);
+    let log = env.pgplan(&["log", "--json"]).expect(0).stdout;
+    for n in 1..=30 {
+        let started = format!("\"action\":\"shop/public.t{n}\"");
+        let ended = log.lines().filter(|line| line.contains(&started) && line.contains("action_finished"));
+        assert_eq!(ended.count(), 1, "{started}: {log}");
+    }
+    let analyzed = "SELECT count(*), count(last_analyze), count(last_vacuum) FROM pg_stat_user_tables";
+    assert_eq!(server.psql("shop", analyzed), "30|30|30");
 }

@@ -121,10 +121,16 @@ fn a_target_that_is_not_empty_is_refused_and_taken_when_it_is() {
     source.psql("postgres", "CREATE TABLE t AS SELECT 1 AS n");
     target.psql("postgres", "CREATE TABLE old ()");
     let empty = format!("{{ url: \"{}\", expect: {{ empty: true }} }}", target.url("postgres"));
-    move_plan(&env, &url(&source), &empty, MOVE);
+    let steps =
+        format!("  - {{ id: first, command: [touch, first] }}\n{MOVE}  - {{ id: last, command: [test, -e, go] }}\n");
+    move_plan(&env, &url(&source), &empty, &steps);
     let said = apply(&env).expect(3).stderr;
     has(&said, &["database `target` should be empty and holds 1 table", "first table: public.old", "fresh target"]);
+    assert!(!env.work().join("first").exists(), "it is told before anything is changed");
     target.psql("postgres", "DROP TABLE old");
+    apply(&env).expect(1);
+    env.write("go", "");
+    // What the run itself has put there is no reason to refuse.
     apply(&env).expect(0);
     assert_eq!(target.psql("postgres", "SELECT n FROM t"), "1");
 }

@@ -89,6 +89,7 @@ impl Bench {
             databases: Arc::new(NoDatabases),
             redactor: Arc::new(Redactor::new()),
             held: Arc::clone(&self.held),
+            idle: Arc::default(),
             clients: Arc::clone(&self.clients),
         }
     }

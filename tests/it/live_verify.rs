@@ -93,7 +93,7 @@ async fn equal_servers_of_every_version_are_equal() {
             panic!("{left} and {right}: {error}\n{}", error.details.join("\n"));
         });
         // every, plain, twice, nothing, quick, two partitions, parent, child, the view, the strange one.
-        assert!(output.summary.starts_with("11 tables with 2036 rows and "), "{}", output.summary);
+        assert!(output.summary.starts_with("11 tables with 2,036 rows and "), "{}", output.summary);
     }
 }
 
@@ -243,14 +243,14 @@ async fn what_is_left_out_or_expected_does_not_fail() {
     assert_eq!(error.details.len(), 4, "{:?}", error.details);
     let body = json!({ "left": "left", "right": "right", "exclude": ["public.log_*"] });
     let output = engine.step::<Verify>(body.clone()).await.expect("all of it is excluded");
-    assert!(output.summary.starts_with("1 tables with 2 rows"), "{}", output.summary);
+    assert!(output.summary.starts_with("1 table with 2 rows"), "{}", output.summary);
     let body_ignoring = json!({ "left": "left", "right": "right", "ignore": ["* one:public.log_*"] });
     let output = engine.step::<Verify>(body_ignoring).await.expect("all of it is expected");
     assert_eq!(output.warnings.len(), 3, "{:?}", output.warnings);
 
     engine.set_user("reader");
     let output = engine.step::<Verify>(body).await.expect("a role without superuser may compare");
-    assert!(output.summary.starts_with("1 tables with 2 rows"), "{}", output.summary);
+    assert!(output.summary.starts_with("1 table with 2 rows"), "{}", output.summary);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -135,6 +135,14 @@ impl Apply {
                 return Ok(Exit::of_error(error.kind));
             }
         };
+        if let Err(error) = world.expect_now().await {
+            ui.error(&error);
+            if resumed.is_none() {
+                // Nothing is in it yet.
+                fs::remove_dir(&wishes.run_dir)?;
+            }
+            return Ok(Exit::of_error(error.kind));
+        }
         if let Some(saved) = saved.filter(|_| resumed.is_none()) {
             if let Some(exit) = saved.refuse_servers(ui, &session.plan, &world).await {
                 // Nothing is in it yet.

@@ -91,7 +91,10 @@ impl Shown {
             None => {}
         }
         if let Some(path) = &self.events {
-            reporters.push(Box::new(Json(fs::OpenOptions::new().create(true).append(true).open(path)?)));
+            let file = fs::OpenOptions::new().create(true).append(true).open(path).map_err(|error| {
+                io::Error::new(error.kind(), format!("--events {}: the file cannot be opened: {error}", path.display()))
+            })?;
+            reporters.push(Box::new(Json(file)));
         }
         Ok(reporters)
     }

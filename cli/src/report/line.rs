@@ -9,11 +9,12 @@ use std::{
 use pgplan_engine::{
     event::{Event, EventKind, Outcome},
     plan::Downtime,
+    quantity::counted,
     run::Reporter,
     state::{RunState, StepStatus},
 };
 
-use crate::ui::{Tone, bytes, count, duration, paint};
+use crate::ui::{Tone, bytes, duration, paint};
 
 /// How often a long action says how far it is.
 const PROGRESS_EVERY: Duration = Duration::from_secs(10);
@@ -69,7 +70,7 @@ pub(crate) fn progress_text(done: u64, rows: u64, total: Option<u64>) -> String 
         });
     }
     if rows > 0 {
-        parts.push(format!("{} rows", count(rows)));
+        parts.push(counted(rows, "row"));
     }
     parts.join(", ")
 }

@@ -7,6 +7,7 @@ use pgplan_engine::{
     error::StepError,
     plan::{Downtime, RunOn},
     preview::{Preview, StepOutcome, StepPreview},
+    quantity::counted,
 };
 
 use super::preflight;
@@ -79,11 +80,10 @@ fn push(out: &mut String, line: &str) {
 fn servers(preview: &Preview) -> Vec<String> {
     let line = |(name, server): (&String, &pgplan_engine::preview::Server)| {
         format!(
-            "{name}: {}, PostgreSQL {}, {} {}, {}",
+            "{name}: {}, PostgreSQL {}, {}, {}",
             server.label,
             server.version,
-            server.databases,
-            if server.databases == 1 { "database" } else { "databases" },
+            counted(server.databases as u64, "database"),
             bytes(server.bytes)
         )
     };
@@ -112,6 +112,9 @@ fn marks(step: &StepPreview) -> Vec<&'static str> {
 }
 
 fn actions(out: &mut String, graph: &ActionGraph) {
+    for note in &graph.notes {
+        push(out, &format!("  {}", paint(note, Tone::Dim)));
+    }
     for warning in &graph.warnings {
         push(out, &format!("  {} {warning}", paint("warning:", Tone::Warn)));
     }
@@ -128,6 +131,12 @@ fn actions(out: &mut String, graph: &ActionGraph) {
 }
 
 fn markdown_actions(out: &mut String, graph: &ActionGraph) {
+    for note in &graph.notes {
+        push(out, &format!("- {note}"));
+    }
+    if !graph.notes.is_empty() {
+        push(out, "");
+    }
     for warning in &graph.warnings {
         push(out, &format!("> warning: {warning}\n"));
     }
@@ -159,7 +168,7 @@ fn size(action: &Action) -> String {
         parts.push(format!("about {}", bytes(size)));
     }
     if let Some(rows) = action.estimate.rows.filter(|rows| *rows > 0) {
-        parts.push(format!("about {} rows", count(rows)));
+        parts.push(format!("about {}", counted(rows, "row")));
     }
     if parts.is_empty() { String::new() } else { format!(" ({})", parts.join(", ")) }
 }

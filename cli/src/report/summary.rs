@@ -4,6 +4,7 @@ use comfy_table::{Cell, CellAlignment, ContentArrangement, Table, presets};
 use jiff::Timestamp;
 use pgplan_engine::{
     plan::Plan,
+    quantity::counted,
     state::{RunState, StepState, StepStatus},
 };
 
@@ -79,7 +80,7 @@ fn what(step: &StepState) -> String {
     let size: u64 = outputs().filter_map(|output| output.bytes).sum();
     let mut parts = Vec::new();
     if rows > 0 {
-        parts.push(format!("{} rows", count(rows)));
+        parts.push(counted(rows, "row"));
     }
     if size > 0 {
         parts.push(bytes(size));

@@ -6,6 +6,7 @@ use super::{fingerprint, steps::Draft};
 use crate::{
     diagnostic::{Diagnostic, Problems, Severity},
     document::{Question, Undo},
+    each::keys_of,
     kinds::{Declarations, declare::Problem},
     plan::Database,
     secret::Text,
@@ -85,8 +86,12 @@ fn items(draft: &Draft, scope: &Scope) -> Result<Vec<Scope>, Vec<Diagnostic>> {
     let known: Vec<Scope> = match &rendered.value {
         NodeValue::Unknown { after, .. } => return Ok(vec![scope.clone().with_each_after(after)]),
         NodeValue::Seq(items) => {
-            let each = |(index, item): (usize, &Node)| scope.clone().with_each(&index.to_string(), item, index);
-            items.iter().take(MAX_ITEMS + 1).enumerate().map(each).collect()
+            let each = |(index, (key, item)): (usize, (String, &Node))| match &item.value {
+                // Its text, and so its key, is not known yet.
+                NodeValue::Unknown { after, .. } => scope.clone().with_each_after(after),
+                _ => scope.clone().with_each(&key, item, index),
+            };
+            keys_of(items).into_iter().zip(items).take(MAX_ITEMS + 1).enumerate().map(each).collect()
         }
         NodeValue::Map(entries) => {
             let each =

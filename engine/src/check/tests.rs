@@ -51,6 +51,19 @@ fn a_good_plan_is_whole() {
 }
 
 #[test]
+fn the_key_of_a_listed_item_is_its_text_as_in_a_run() {
+    let plan = |key: &str| {
+        format!(
+            "version: 1\ndatabases: {{ a: \"postgres://u@h/a\", b: \"postgres://u@h/b\" }}\nsteps:\n  - id: both\n    \
+             sql: {{ database: \"${{{{ each.{key} }}}}\", run: \"SELECT 1\" }}\n    for_each: [a, b]\n"
+        )
+    };
+    assert_eq!(codes(&plan("key")), [""; 0]);
+    assert_eq!(codes(&plan("value")), [""; 0]);
+    assert_eq!(codes(&plan("index")), ["wrong_type"]);
+}
+
+#[test]
 fn fingerprints_follow_what_is_done_only() {
     let plan = |text: &str| checked(text).plan.unwrap();
     let (one, same) =

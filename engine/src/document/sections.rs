@@ -51,7 +51,7 @@ pub enum SecretKeys {
     Env(String),
     /// A file that only its owner may read; its first line counts.
     File(String),
-    /// A program and its arguments; what it prints, without white space around it.
+    /// A program and its arguments; what it prints, without the line ends behind it.
     Command(Vec<String>),
     /// The matching line of a password file.
     Pgpass(PgpassKeys),
@@ -91,7 +91,7 @@ pub struct DatabaseKeys {
     pub user: Option<Text>,
     /// Database; by default the role's name.
     pub dbname: Option<Text>,
-    /// How TLS is asked for: `disable`, `prefer`, `require`, `verify-ca`, `verify-full`.
+    /// How TLS is asked for: `disable`, `allow`, `prefer`, `require`, `verify-ca`, `verify-full`.
     pub sslmode: Option<Text>,
     /// The certificates of trusted authorities; `system` for the operating system's.
     pub sslrootcert: Option<Text>,
@@ -115,7 +115,8 @@ pub struct DatabaseKeys {
     pub service: Option<Text>,
     /// A password file.
     pub passfile: Option<Text>,
-    /// What the server must be before the first step that uses it.
+    /// What the server must be: checked before the first step when it can be reached then, and before the first step that
+    /// uses it.
     pub expect: Expect,
     /// Whether destructive steps are refused on it.
     pub protect: bool,

@@ -22,6 +22,9 @@ pub mod deprovision;
 pub mod dump;
 pub mod dump_source;
 pub mod filter;
+pub mod merge_databases;
+pub mod merge_shards;
+mod merging;
 pub mod preflight;
 pub mod provision;
 pub mod record;
@@ -59,6 +62,8 @@ pub fn all() -> &'static [KindEntry] {
             entry::<restore::Restore>(),
             entry::<sql::Sql>(),
             entry::<vacuum::Vacuum>(),
+            entry::<merge_shards::MergeShards>(),
+            entry::<merge_databases::MergeDatabases>(),
         ]
     });
     &ALL

@@ -16,7 +16,7 @@ use crate::{
     error::StepError,
     facts::{Depth, Facts, Look},
     op::{Compat, Expected, OnError, Op, Part, RestoreOp},
-    quantity::Span,
+    quantity::{Span, counted},
 };
 
 /// Puts a dump into a server, and fails on the first error that is not expected.
@@ -155,7 +155,8 @@ impl Restore {
         let mut all = vec![action("schema".into(), schema, Part::Schema)];
         let (shares, mut data) = (of(contents.tables), Vec::new());
         for n in 1..=shares {
-            let title = format!("copy the data of {} tables into {into}, share {n} of {shares}", contents.tables);
+            let tables = counted(contents.tables as u64, "table");
+            let title = format!("copy the data of {tables} into {into}, share {n} of {shares}");
             let one = action(format!("data/{n}"), title, Part::Data { n, of: shares }).after(["schema"]);
             all.push(one.estimate(Some(dump.bytes / shares as u64), None));
             data.push(format!("data/{n}"));

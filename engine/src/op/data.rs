@@ -107,21 +107,45 @@ pub struct DropDatabase {
     pub name: Option<String>,
 }
 
-/// A database to vacuum.
+/// What to vacuum in a database.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Vacuum {
     /// The database of the plan whose server is meant.
     pub database: String,
     /// The database on that server.
     pub dbname: String,
+    /// What of that database.
+    pub part: VacuumPart,
     /// Whether statistics are gathered.
     pub analyze: bool,
     /// `VACUUM FULL`.
     pub full: bool,
     /// `VACUUM (FREEZE)`.
     pub freeze: bool,
-    /// Sessions at once.
-    pub jobs: usize,
+}
+
+/// A part of a database that one action vacuums.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum VacuumPart {
+    /// All of it.
+    Database,
+    /// One table or materialized view.
+    Table {
+        /// Its schema.
+        schema: String,
+        /// Its name.
+        name: String,
+    },
+    /// The statistics of a partitioned table as a whole; it has no rows of its own to vacuum.
+    Partitioned {
+        /// Its schema.
+        schema: String,
+        /// Its name.
+        name: String,
+    },
+    /// The server's own tables: `pg_catalog`, `information_schema`.
+    Catalogs,
 }
 
 /// Two databases to compare.

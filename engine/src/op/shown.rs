@@ -3,10 +3,11 @@
 use super::{
     Exec, Expected, FilterOp, Op, RestoreOp,
     data::{RunSql, SqlSource},
+    merge::FillTables,
     preflight::{Preflight, Waiver},
 };
 use crate::{
-    postgres::quote::{ident, on_one_line},
+    postgres::quote::{ident, on_one_line, qualified},
     secret::Text,
     sql::Filter,
 };
@@ -27,12 +28,21 @@ impl Op {
             Self::DropDatabase(old) => vec![format!("DROP DATABASE {}", ident(old.name.as_deref().unwrap_or("?")))],
             Self::Dump(dump) => vec![dump.command_line()],
             Self::Filter(filter) => filter.shown(),
+            Self::FillTables(fill) => fill.shown(),
+            Self::ProveMerge(proof) => {
+                proof.complete.iter().map(|sql| format!("then, in the same transaction: {sql}")).collect()
+            }
+            Self::EmptyTables(empty) => {
+                let delete = |table: &String| format!("DELETE FROM {}", qualified(&empty.into.schema, table));
+                empty.first.iter().map(ToString::to_string).chain(empty.tables.iter().map(delete)).collect()
+            }
             Self::Preflight(preflight) => preflight.shown(),
             // Their titles say it all.
             Self::EditFile(_)
             | Self::Vacuum(_)
             | Self::Compare { .. }
             | Self::JudgeComparison(_)
+            | Self::MapKeys(_)
             | Self::Approve { .. }
             | Self::Remember { .. } => Vec::new(),
         }
@@ -83,6 +93,22 @@ impl RestoreOp {
     }
 }
 
+impl FillTables {
+    /// Shows the statement for each table's first source; those of the others differ in names only.
+    fn shown(&self) -> Vec<String> {
+        let mut lines = Vec::new();
+        for table in &self.tables {
+            let Some(part) = table.parts.first() else { continue };
+            let select = part.select(&part.columns());
+            lines.push(on_one_line(&table.insert(&self.into.schema, part, &select, false)));
+            if table.parts.len() > 1 {
+                lines.push(format!("… and so from {} more", table.parts.len() - 1));
+            }
+        }
+        lines
+    }
+}
+
 impl RunSql {
     fn shown(&self) -> Vec<String> {
         let lines = |text: &Text| text.to_string().lines().map(on_one_line).collect::<Vec<_>>();
@@ -91,7 +117,7 @@ impl RunSql {
             SqlSource::File(file) => vec![format!("from {}", file.display())],
         };
         if let Some(rows) = self.expect.rows {
-            shown.push(format!("must give {rows} rows"));
+            shown.push(format!("must give {rows} {}", if rows == 1 { "row" } else { "rows" }));
         }
         if let Some(value) = &self.expect.value {
             shown.push(format!("must give the value {value}"));

@@ -27,6 +27,7 @@ use crate::{
     error::{ErrorKind, StepError},
     op::{Compress, DumpOp},
     postgres::{ConnInfo, connect::connect_read_only},
+    quantity::counted,
     tool::{Client, Program, Running, ending, last_lines, version_name},
 };
 
@@ -89,7 +90,13 @@ pub async fn dump(op: &DumpOp, cx: &PerformCx) -> Result<Output, StepError> {
     };
     let text = dump.text_bytes.filter(|_| dump.zstd).map(|bytes| format!(" ({bytes} of text)")).unwrap_or_default();
     let versions = (version_name(client.version_num), version_name(source_version_num));
-    let summary = format!("{} bytes{text} by {} {} from a {} server", dump.bytes, op.program(), versions.0, versions.1);
+    let summary = format!(
+        "{}{text} by {} {} from a {} server",
+        counted(dump.bytes, "byte"),
+        op.program(),
+        versions.0,
+        versions.1
+    );
     let value = serde_json::to_value(&dump)
         .map_err(|error| StepError::new(ErrorKind::Internal, format!("the dump cannot be described: {error}")))?;
     let mut output = Output { bytes: Some(dump.bytes), ..Output::said(summary) }.with("dump", value);

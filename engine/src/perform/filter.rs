@@ -13,6 +13,7 @@ use crate::{
     error::{ErrorKind, StepError},
     op::{FilterOp, Part, Unmatched},
     postgres::connect::connect_read_only,
+    quantity::counted,
     sql::{
         Filter, FilterReport, FilterRules, Piece, ReadOptions, Reader,
         filter::{Reason, TargetAbilities},
@@ -57,7 +58,7 @@ pub async fn filter(op: &FilterOp, cx: &PerformCx) -> Result<Output, StepError> 
     let counts: Vec<String> = report.counts.iter().map(|(reason, n)| format!("{n} × {reason}")).collect();
     let summary = match removed {
         0 => "every statement stays".to_owned(),
-        n => format!("{n} statements left out or changed: {}; see {}", counts.join(", "), list.display()),
+        n => format!("{} left out or changed: {}; see {}", counted(n, "statement"), counts.join(", "), list.display()),
     };
     let output = Output::said(summary).with("dump", value).with("removals", serde_json::json!(report.counts));
     Ok(Output { warnings, ..output })

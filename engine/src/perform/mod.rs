@@ -27,6 +27,8 @@ pub mod edit;
 pub mod exec;
 pub(crate) mod existing_dump;
 pub mod filter;
+pub mod idle;
+pub mod merge;
 pub(crate) mod parse;
 pub mod preflight;
 mod remember;
@@ -68,6 +70,8 @@ pub struct PerformCx {
     pub redactor: Arc<Redactor>,
     /// The tunnels that run.
     pub held: Arc<tunnel::Held>,
+    /// The sessions that actions have left for the next of their step.
+    pub idle: Arc<idle::Idle>,
     /// The installed PostgreSQL programs.
     pub clients: Arc<Clients>,
 }
@@ -95,6 +99,10 @@ pub async fn perform(op: &Op, cx: &PerformCx) -> Result<Output, StepError> {
         Op::Compare { comparison } => compare::compare(comparison, cx).await,
         Op::JudgeComparison(op) => compare::judge(op, cx).await,
         Op::Preflight(op) => preflight::preflight(op, cx).await,
+        Op::MapKeys(op) => merge::map_keys(op, cx).await,
+        Op::FillTables(op) => merge::fill(op, cx).await,
+        Op::ProveMerge(op) => merge::prove(op, cx).await,
+        Op::EmptyTables(op) => merge::empty(op, cx).await,
         Op::Approve { .. } => {
             Err(StepError::new(ErrorKind::Internal, "a question is put by the world, not by the performer"))
         }
@@ -240,6 +248,7 @@ pub(crate) mod testing {
             databases: Arc::new(Known(BTreeMap::new())),
             redactor: Arc::new(Redactor::new()),
             held: Arc::default(),
+            idle: Arc::default(),
             clients: Arc::default(),
         }
     }

@@ -28,6 +28,7 @@ use crate::{
     action::Output,
     error::{ErrorKind, StepError},
     op::{Part, RestoreOp},
+    quantity::counted,
     sql::FilterReport,
 };
 
@@ -103,12 +104,13 @@ fn told(op: &RestoreOp, loaded: &Loaded, others: &[Tally]) -> Output {
     let report = &loaded.report;
     let errors: u64 = sum.expected.values().sum();
     let removed: u64 = report.removals.len() as u64 + report.unlisted;
-    let mut parts = vec![format!("{} statements, {} rows, {} bytes of data", sum.statements, sum.rows, sum.bytes)];
+    let (statements, rows) = (counted(sum.statements, "statement"), counted(sum.rows, "row"));
+    let mut parts = vec![format!("{statements}, {rows}, {} of data", counted(sum.bytes, "byte"))];
     if !op.expected.is_empty() {
-        parts.push(format!("{errors} expected errors and no other"));
+        parts.push(format!("{} and no other", counted(errors, "expected error")));
     }
     if removed > 0 {
-        parts.push(format!("{removed} statements left out or changed"));
+        parts.push(format!("{} left out or changed", counted(removed, "statement")));
     }
     let mut output = Output { rows: Some(sum.rows), bytes: Some(sum.bytes), ..Output::said(parts.join(", ")) };
     output.already_done = loaded.already_done;
@@ -118,7 +120,7 @@ fn told(op: &RestoreOp, loaded: &Loaded, others: &[Tally]) -> Output {
     }
     output.warnings.extend(loaded.warnings.iter().cloned());
     for (reason, n) in report.counts.iter().filter(|(reason, _)| reason.starts_with("the target does not know")) {
-        output.warnings.push(format!("{reason}: left out of {n} statements"));
+        output.warnings.push(format!("{reason}: left out of {}", counted(*n, "statement")));
     }
     if last || op.part == Part::Schema {
         let counts: BTreeMap<&String, &u64> = report.counts.iter().collect();

@@ -16,6 +16,7 @@ use crate::{
     error::{ErrorKind, StepError},
     op::data::{RunSql, SqlSource},
     postgres::{Session, connect::execute},
+    quantity::counted,
     receipt::{self, Key},
     sql::script::statements,
 };
@@ -159,8 +160,8 @@ async fn run_all(op: &RunSql, cx: &PerformCx, session: &Session, statements: &[S
     outputs.insert("rows".to_owned(), rows.into());
     outputs.insert("statements".to_owned(), (statements.len() as u64).into());
     let summary = match statements.len() {
-        1 => format!("1 statement, {rows} rows"),
-        n => format!("{n} statements, {rows} rows by the last"),
+        1 => format!("1 statement, {}", counted(rows, "row")),
+        n => format!("{}, {} by the last", counted(n as u64, "statement"), counted(rows, "row")),
     };
     Ok(Output { outputs, summary, rows: Some(rows), ..Output::default() })
 }
@@ -191,7 +192,7 @@ fn expected(op: &RunSql, cx: &PerformCx, rows: u64, value: &Value) -> Result<(),
     if let Some(expected) = op.expect.rows
         && expected != rows
     {
-        return wrong(format!("expected {expected} rows, got {rows}{undone}"));
+        return wrong(format!("expected {}, got {rows}{undone}", counted(expected, "row")));
     }
     if let Some(text) = &op.expect.value {
         let expected = cx.reveal(text)?;

@@ -1,23 +1,18 @@
-//! VACUUM and ANALYZE, table by table, by several sessions at once.
-
-use std::sync::{
-    Arc,
-    atomic::{AtomicU64, AtomicUsize, Ordering},
-};
-
-use tokio::task::JoinSet;
+//! VACUUM and ANALYZE: of one table, or of all of a database one by one.
 
 use super::PerformCx;
 use crate::{
     action::Output,
     error::{ErrorKind, StepError},
-    op::data::Vacuum,
+    op::data::{Vacuum, VacuumPart},
     postgres::{
         Session,
         connect::execute,
-        quote::qualified,
+        quote::{on_one_line, qualified},
         rows::{flag, number, rows, text},
     },
+    quantity::counted,
+    survey::may_vacuum,
 };
 
 /// One statement and the size of its table.
@@ -26,128 +21,146 @@ struct Item {
     bytes: u64,
 }
 
-/// What the sessions share.
-struct Queue {
+/// What is to be done, and how many tables of people are left out since the role may not vacuum them.
+#[derive(Default)]
+struct List {
     items: Vec<Item>,
-    next: AtomicUsize,
-    done: AtomicU64,
-    total: u64,
+    left_out: u64,
 }
 
-/// Vacuums a database, the biggest tables first.
-///
-/// Outputs: `tables`, how many were taken.
+/// Vacuums a part of a database, on a session that the step's last action has left where there is one.
 ///
 /// # Errors
 /// What the server said. A table that was dropped meanwhile is passed over.
 pub async fn vacuum(op: &Vacuum, cx: &PerformCx) -> Result<Output, StepError> {
-    let session = cx.connect(&op.database, Some(&op.dbname)).await?;
-    let listed = cx.cancellable(&[&session], list(op, &session)).await;
-    session.close().await;
-    let items = listed?;
-    let tables = items.len();
-    let total = items.iter().map(|item| item.bytes).sum();
-    let queue = Arc::new(Queue { items, next: AtomicUsize::new(0), done: AtomicU64::new(0), total });
-    let mut workers = JoinSet::new();
-    for _ in 0..op.jobs.clamp(1, tables.max(1)) {
-        let (cx, queue, database, dbname) = (cx.clone(), Arc::clone(&queue), op.database.clone(), op.dbname.clone());
-        workers.spawn(async move { work(&cx, &queue, &database, &dbname).await });
-    }
-    let mut warnings = Vec::new();
-    let mut failed = None;
-    while let Some(worker) = workers.join_next().await {
-        let result = worker
-            .map_err(|error| StepError::new(ErrorKind::Internal, format!("a session's task ended early: {error}")));
-        match result.and_then(|result| result) {
-            Ok(more) => warnings.extend(more),
-            Err(error) => {
-                // The others end after their current table.
-                queue.next.store(usize::MAX / 2, Ordering::Relaxed);
-                failed = failed.or(Some(error));
-            }
+    if let Some(session) = cx.idle_session(&op.database, &op.dbname) {
+        let result = cx.cancellable(&[&session], Box::pin(part(op, &session, cx))).await;
+        cx.leave(&op.database, &op.dbname, session, &result).await;
+        match result {
+            // It may have been lost while nobody used it; what was done may be done twice.
+            Err(error) if error.kind == ErrorKind::Connection => tracing::debug!("an idle session was lost: {error}"),
+            result => return result,
         }
     }
-    if let Some(error) = failed {
-        return Err(error);
+    let session = cx.connect(&op.database, Some(&op.dbname)).await?;
+    let result = cx.cancellable(&[&session], Box::pin(part(op, &session, cx))).await;
+    cx.leave(&op.database, &op.dbname, session, &result).await;
+    result
+}
+
+async fn part(op: &Vacuum, session: &Session, cx: &PerformCx) -> Result<Output, StepError> {
+    match &op.part {
+        VacuumPart::Database => all(list(op, session, "true").await?, op, session, cx).await,
+        VacuumPart::Catalogs => {
+            let own = "(n.nspname ~ '^pg_' OR n.nspname = 'information_schema')";
+            all(list(op, session, own).await?, op, session, cx).await
+        }
+        VacuumPart::Table { schema, name } => {
+            let sql = format!("VACUUM{} {}", options(op, op.analyze), qualified(schema, name));
+            one(&sql, op, (schema, name), session).await
+        }
+        VacuumPart::Partitioned { schema, name } => {
+            one(&analyze_parent(session.server_version_num(), &qualified(schema, name)), op, (schema, name), session)
+                .await
+        }
     }
-    let mut output = Output::said(format!("{tables} tables")).with("tables", tables as u64);
-    output.bytes = Some(total);
-    output.warnings = warnings;
+}
+
+async fn one(sql: &str, op: &Vacuum, (schema, name): (&str, &str), session: &Session) -> Result<Output, StepError> {
+    let shown = format!("{} in {}", on_one_line(&format!("{schema}.{name}")), on_one_line(&op.dbname));
+    let mut output = Output::said(match run(session, sql).await? {
+        true => shown,
+        false => format!("{shown} was dropped meanwhile"),
+    });
+    output.warnings = warnings(session);
     Ok(output)
 }
 
-/// Takes statements until there are none; returns what the server warned of.
-async fn work(cx: &PerformCx, queue: &Queue, database: &str, dbname: &str) -> Result<Vec<String>, StepError> {
-    let session = cx.connect(database, Some(dbname)).await?;
-    let all = async {
-        let mut warnings = Vec::new();
-        // As many sessions take from the list as there are jobs, so nothing waits for a big table but itself.
-        while let Some(item) = queue.items.get(queue.next.fetch_add(1, Ordering::Relaxed)) {
-            if cx.cancel.is_cancelled() {
-                return Err(StepError::new(ErrorKind::Interrupted, "stopped"));
-            }
-            match execute(&session, "vacuum a table", &item.sql).await {
-                Ok(()) => {}
-                Err(error) if error.sqlstate.as_deref() == Some("42P01") => {}
-                Err(error) => return Err(error.detail(format!("statement: {}", item.sql))),
-            }
-            let done = queue.done.fetch_add(item.bytes, Ordering::Relaxed) + item.bytes;
-            cx.progress.report(done, 0, Some(queue.total));
-            let said = session.take_notices();
-            warnings
-                .extend(said.into_iter().filter(|notice| notice.severity == "WARNING").map(|notice| notice.message));
+/// Works off a list.
+async fn all(list: List, op: &Vacuum, session: &Session, cx: &PerformCx) -> Result<Output, StepError> {
+    let total = list.items.iter().map(|item| item.bytes).sum();
+    let mut output = Output::default();
+    if list.left_out > 0 {
+        let (tables, are) = (counted(list.left_out, "table"), if list.left_out == 1 { "is" } else { "are" });
+        let dbname = on_one_line(&op.dbname);
+        output.warnings.push(format!("{tables} of {dbname} {are} left out: the role may not vacuum"));
+    }
+    let (mut done, mut tables) = (0, 0);
+    for item in &list.items {
+        if cx.cancel.is_cancelled() {
+            return Err(StepError::new(ErrorKind::Interrupted, "stopped"));
         }
-        Ok(warnings)
+        tables += u64::from(run(session, &item.sql).await?);
+        done += item.bytes;
+        cx.progress.report(done, 0, Some(total));
+        output.warnings.extend(warnings(session));
+    }
+    output.summary = match op.part {
+        VacuumPart::Catalogs => format!("{} of the server in {}", counted(tables, "table"), on_one_line(&op.dbname)),
+        _ => counted(tables, "table"),
     };
-    let done = cx.cancellable(&[&session], Box::pin(all)).await;
-    session.close().await;
-    done
+    output.bytes = Some(total);
+    Ok(output)
 }
 
-/// Lists what is to be done, the biggest table first.
-async fn list(op: &Vacuum, session: &Session) -> Result<Vec<Item>, StepError> {
+/// Runs a statement; false when its table is not there any more.
+async fn run(session: &Session, sql: &str) -> Result<bool, StepError> {
+    match execute(session, "vacuum a table", sql).await {
+        Ok(()) => Ok(true),
+        // undefined_table, invalid_schema_name
+        Err(error) if matches!(error.sqlstate.as_deref(), Some("42P01" | "3F000")) => Ok(false),
+        Err(error) => Err(error.detail(format!("statement: {sql}"))),
+    }
+}
+
+fn warnings(session: &Session) -> Vec<String> {
+    let said = session.take_notices().into_iter();
+    said.filter(|notice| notice.severity == "WARNING").map(|notice| notice.message).collect()
+}
+
+/// Lists what is to be done in the schemas `n` of this condition, the biggest table first.
+async fn list(op: &Vacuum, session: &Session, schemas: &str) -> Result<List, StepError> {
     let version = session.server_version_num();
     let partition = if version >= 100_000 { "c.relispartition" } else { "false" };
-    // What a role that owns neither table nor database may not vacuum would only give warnings.
-    let maintain = if version >= 170_000 { "OR has_table_privilege(c.oid, 'MAINTAIN')" } else { "" };
+    let may_vacuum = may_vacuum(version);
     // Sessions that rewrite catalogs at the same time end in deadlocks.
     let catalogs = if op.full { "AND n.nspname <> 'pg_catalog'" } else { "" };
     let sql = format!(
         "SELECT n.nspname, c.relname, c.relkind, {partition}, \
-                CASE WHEN c.relkind = 'p' THEN 0 ELSE c.relpages::bigint * current_setting('block_size')::bigint END \
+                CASE WHEN c.relkind = 'p' THEN 0 ELSE c.relpages::bigint * current_setting('block_size')::bigint END, \
+                {may_vacuum}, n.nspname ~ '^pg_' OR n.nspname = 'information_schema' \
          FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
-         WHERE c.relkind IN ('r', 'm', 'p') AND c.relpersistence <> 't' AND n.nspname <> 'pgplan' {catalogs} \
-           AND (pg_has_role(c.relowner, 'USAGE') {maintain} OR NOT c.relisshared AND \
-                (SELECT pg_has_role(datdba, 'USAGE') FROM pg_catalog.pg_database WHERE datname = current_database())) \
+         WHERE c.relkind IN ('r', 'm', 'p') AND c.relpersistence <> 't' AND n.nspname <> 'pgplan' AND {schemas} {catalogs} \
          ORDER BY 5 DESC, 1, 2"
     );
-    let found = rows(session, "list the tables", &sql).await?;
-    let mut items = Vec::new();
+    let mut list = List::default();
     let mut parents = Vec::new();
-    for row in &found {
+    for row in &rows(session, "list the tables", &sql).await? {
+        if !flag(row, 5) {
+            // That the catalogs belong to another role is no news.
+            list.left_out += u64::from(!flag(row, 6));
+            continue;
+        }
         let name = qualified(text(row, 0), text(row, 1));
         let (relkind, partition) = (text(row, 2), flag(row, 3));
+        // Before 18, ANALYZE of the topmost parent does all partitions below it.
+        let with_parent = partition && version < 180_000;
         if relkind == "p" {
-            if op.analyze {
-                parents.extend(analyze_parent(version, &name, partition));
+            if op.analyze && !with_parent {
+                parents.push(Item { sql: analyze_parent(version, &name), bytes: 0 });
             }
             continue;
         }
-        // Before 18, ANALYZE of the topmost parent does all partitions below it.
-        let analyze = op.analyze && !(partition && version < 180_000);
         let bytes = number(row, 4).unwrap_or_default();
-        items.push(Item { sql: format!("VACUUM{} {name}", options(op, analyze)), bytes });
+        list.items.push(Item { sql: format!("VACUUM{} {name}", options(op, op.analyze && !with_parent)), bytes });
     }
-    // After the tables themselves: with those that are big, a parent would be in their way.
-    items.extend(parents);
-    Ok(items)
+    // After their partitions, whose sizes are then known.
+    list.items.extend(parents);
+    Ok(list)
 }
 
-fn analyze_parent(version: u32, name: &str, is_partition: bool) -> Option<Item> {
-    if version >= 180_000 {
-        return Some(Item { sql: format!("ANALYZE ONLY {name}"), bytes: 0 });
-    }
-    (!is_partition).then(|| Item { sql: format!("ANALYZE {name}"), bytes: 0 })
+fn analyze_parent(version: u32, name: &str) -> String {
+    format!("ANALYZE{} {name}", if version >= 180_000 { " ONLY" } else { "" })
 }
 
 fn options(op: &Vacuum, analyze: bool) -> String {

@@ -7,6 +7,7 @@
 mod certificate;
 pub mod connect;
 pub mod conninfo;
+pub mod copy;
 mod environment;
 mod parameters;
 mod pgpass;

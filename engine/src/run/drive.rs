@@ -19,7 +19,7 @@ use crate::{
     attempt::{bounded, wait_before_retry},
     error::{ErrorKind, StepError},
     event::{EventKind, Outcome},
-    op::Op,
+    op::{Op, merge},
     plan::{Downtime, Step},
     schedule::{self, Next},
     state::StepStatus,
@@ -376,6 +376,10 @@ pub(crate) fn receipted_in(op: &Op) -> Option<(String, Receipted)> {
     match op {
         Op::RunSql(sql) if sql.transaction && !sql.read_only => Some((sql.database.clone(), Receipted::Database)),
         Op::Restore(restore) => Some((restore.into.clone(), Receipted::Server)),
+        Op::MapKeys(merge::MapKeys { into, .. })
+        | Op::FillTables(merge::FillTables { into, .. })
+        | Op::ProveMerge(merge::ProveMerge { into, .. })
+        | Op::EmptyTables(merge::EmptyTables { into, .. }) => Some((into.database.clone(), Receipted::Database)),
         _ => None,
     }
 }

@@ -152,11 +152,13 @@ fn render_text(node: &Node, text: &str, scope: &Scope, problems: &mut Vec<Diagno
                     ValueKind::String | ValueKind::Number | ValueKind::Bool => out.push_str(&value.to_string()),
                     kind => {
                         let place = inner_place(node, text, range);
-                        problems.push(
-                            Diagnostic::error("wrong_type", format!("a {kind} cannot be put into text"))
-                                .at(&place, "here")
-                                .help("make it text: `| join(',')`, `| tojson` or `| default('')`"),
-                        );
+                        let (what, help) = match kind {
+                            // `default('')` alone is for what is not defined.
+                            ValueKind::None => ("null".to_owned(), "say what stands for null: `| default('', true)`"),
+                            _ => (format!("a {kind}"), "make it text: `| join(',')` or `| tojson`"),
+                        };
+                        let message = format!("{what} cannot be put into text");
+                        problems.push(Diagnostic::error("wrong_type", message).at(&place, "here").help(help));
                     }
                 },
             },

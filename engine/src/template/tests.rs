@@ -78,6 +78,9 @@ fn every_undefined_name_is_reported() {
     assert_eq!(shown("${{ vars.app"), "bad_template");
     assert_eq!(shown("x ${{ vars.list }}"), "wrong_type");
     assert_eq!(shown("${{ range(1000000) | length }}"), "expression_failed");
+    let null = &render(&node("x ${{ none }}"), &scope()).unwrap_err()[0];
+    assert_eq!(null.help.as_deref(), Some("say what stands for null: `| default('', true)`"));
+    assert_eq!(shown("x ${{ none | default('', true) }}"), "\"x \"");
     let problem = &render(&node("a ${{ vars.app }} ${{ vars.ap }}"), &scope()).unwrap_err()[0];
     assert_eq!(problem.place().unwrap().span, 22..29);
     assert_eq!(problem.help.as_deref(), Some("did you mean `app`?"));

@@ -41,6 +41,9 @@ const PROGRAMS: [&str; 11] = [
     "pg_basebackup",
 ];
 
+/// How many bytes of a version are looked at.
+const LONGEST_VERSION: usize = 32;
+
 /// Where to look for PostgreSQL's programs, besides the folders where packages put them.
 #[derive(Debug, Clone, Default)]
 pub struct Places {
@@ -205,7 +208,11 @@ fn split(list: Option<&OsString>) -> Vec<PathBuf> {
 
 fn pg_configs(places: &Places) -> Vec<PathBuf> {
     let in_path = split(places.path.as_ref()).into_iter().map(|folder| folder.join("pg_config"));
-    in_path.filter(|path| path.is_absolute() && path.is_file()).collect()
+    let mut seen = BTreeSet::new();
+    in_path
+        .filter(|path| path.is_absolute() && path.is_file())
+        .filter(|path| path.canonicalize().is_ok_and(|real| seen.insert(real)))
+        .collect()
 }
 
 fn folders(places: &Places, configured: impl Iterator<Item = PathBuf>) -> Vec<PathBuf> {
@@ -240,9 +247,25 @@ fn versions(root: &Path, prefix: &str) -> Vec<PathBuf> {
 async fn ask(dir: PathBuf) -> Option<Client> {
     let programs: BTreeSet<String> =
         PROGRAMS.into_iter().filter(|name| is_program(&dir.join(name))).map(str::to_owned).collect();
-    let first = PROGRAMS.into_iter().find(|name| programs.contains(*name))?;
-    let version_num = read_version(&answer(&dir.join(first), "--version").await?)?;
+    let first = dir.join(PROGRAMS.into_iter().find(|name| programs.contains(*name))?);
+    // To start each program only to hear its version takes half a second where there are many.
+    let version_num = match written_version(&first) {
+        Some(version_num) => version_num,
+        None => read_version(&answer(&first, "--version").await?)?,
+    };
     Some(Client { dir, version_num, programs })
+}
+
+/// Reads the answer to `--version` where it stands in the program itself: `pg_dump (PostgreSQL) 15.20`.
+///
+/// `None` for a script, which may start anything, and where there is no such text or more than one version.
+fn written_version(program: &Path) -> Option<u32> {
+    let content = std::fs::read(program).ok().filter(|content| !content.starts_with(b"#!"))?;
+    let before = [program.file_name()?.as_encoded_bytes(), b" (PostgreSQL) "].concat();
+    let answers = memchr::memmem::find_iter(&content, &before).map(|at| &content[at + before.len()..]);
+    let texts = answers.map(|rest| &rest[..rest.len().min(LONGEST_VERSION)]);
+    let versions: BTreeSet<u32> = texts.filter_map(|text| version_number(&String::from_utf8_lossy(text))).collect();
+    versions.first().copied().filter(|_| versions.len() == 1)
 }
 
 async fn bindir(pg_config: PathBuf) -> Option<PathBuf> {
@@ -323,5 +346,19 @@ mod tests {
         assert_eq!(read_version("pg_dump (PostgreSQL) 19beta1"), Some(190_000));
         assert_eq!(read_version("psql (PostgreSQL) 19devel"), Some(190_000));
         assert_eq!(read_version("GNU grep 3.8"), None);
+    }
+
+    #[test]
+    fn a_version_is_read_where_a_program_holds_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let read = |content: &[u8]| {
+            let mut file = std::fs::File::create(folder.path().join("pg_dump")).unwrap();
+            std::io::Write::write_all(&mut file, content).unwrap();
+            written_version(&folder.path().join("pg_dump"))
+        };
+        assert_eq!(read(b"\x7fELF\0pg_dump (PostgreSQL) 15.20 (Debian 15.20-0+deb12u1)\0\xff"), Some(150_020));
+        assert_eq!(read(b"\x7fELF\0pg_dump (PostgreSQL) %s\n\0"), None, "it is put together when asked");
+        assert_eq!(read(b"\x7fELF\0pg_dump (PostgreSQL) 15.20\0pg_dump (PostgreSQL) 16.1\0"), None);
+        assert_eq!(read(b"#!/bin/sh\necho 'pg_dump (PostgreSQL) 15.20'\n"), None, "a script is asked");
     }
 }

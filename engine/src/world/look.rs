@@ -1,17 +1,18 @@
 //! What a step asks to be looked at, before its actions are listed.
 
-use std::sync::PoisonError;
+use std::{collections::BTreeMap, sync::PoisonError};
 
 use tokio_util::sync::CancellationToken;
 
 use super::Real;
 use crate::{
     error::{ErrorKind, StepError},
-    facts::{Depth, Facts, Look, ServerFacts},
+    facts::{Depth, Facts, Look, MergeFacts},
     lookup::{Lookup, plan_error},
+    merge,
     op::preflight::Preflight,
     perform::{self, PerformCx, Progress},
-    plan::{Database, Step},
+    plan::Step,
     preflight::report::Report,
     preview::Server,
     survey, template,
@@ -44,6 +45,7 @@ impl Real {
                     facts.programs.insert(key.clone(), found);
                 }
                 Look::Program { .. } => {}
+                Look::Merge(spec) => facts.merge = self.look_at_merge(spec, names).await?,
                 Look::Preflight(op) => self.look_for_hazards(op, names, cx, &mut facts).await?,
                 Look::Dump { file } if self.settings.dry_run && !file.exists() => {}
                 Look::Dump { file } => {
@@ -54,43 +56,14 @@ impl Real {
         Ok(facts)
     }
 
-    /// Returns whether the next look at a database must tell that it is empty: whatever the kind asks about.
-    fn must_be_empty(&self, name: &str) -> bool {
-        let checked = self.checked.lock().unwrap_or_else(PoisonError::into_inner).contains(name);
-        let expected = self.plan.databases.get(name).is_some_and(|database| database.expect.empty == Some(true));
-        expected && !checked && !self.settings.changed_before.contains(name)
-    }
-
-    /// Checks once a session that a server is what the plan expects.
-    fn expect(&self, name: &str, server: &ServerFacts) -> Result<(), StepError> {
-        if !self.checked.lock().unwrap_or_else(PoisonError::into_inner).insert(name.to_owned()) {
-            return Ok(());
+    /// Looks at a merge when all its databases can be reached now.
+    async fn look_at_merge(&self, spec: &merge::Spec, names: &Lookup) -> Result<Option<MergeFacts>, StepError> {
+        let mut infos = BTreeMap::new();
+        for database in spec.read_databases().into_iter().chain([spec.into.database.clone()]) {
+            let Known::Now(info) = names.connection(&database)? else { return Ok(None) };
+            infos.insert(database, info);
         }
-        let Some(Database { expect, .. }) = self.plan.databases.get(name) else { return Ok(()) };
-        if let Some(major) = expect.major.filter(|major| *major != server.major()) {
-            let message = format!(
-                "database `{name}` runs on PostgreSQL {}, the plan expects {major}",
-                server.version.split_whitespace().next().unwrap_or_default()
-            );
-            return Err(StepError::new(ErrorKind::Refused, message)
-                .detail(format!("server: {}", server.label))
-                .help("check that the address is the right one, or correct `expect.major`"));
-        }
-        let tables = server.database(&server.dbname).and_then(|database| database.tables.as_ref());
-        if expect.empty == Some(true)
-            && !self.settings.changed_before.contains(name)
-            && let Some([first, ..]) = tables.map(Vec::as_slice)
-        {
-            let count = tables.map_or(0, Vec::len);
-            let message = format!(
-                "database `{name}` should be empty and holds {count} {}",
-                if count == 1 { "table" } else { "tables" }
-            );
-            return Err(StepError::new(ErrorKind::Refused, message)
-                .detail(format!("server: {}, first table: {}.{}", server.label, first.schema, first.name))
-                .help("give a fresh target, or take `empty: true` out of `expect`"));
-        }
-        Ok(())
+        survey::merge::look(spec, &infos).await.map(Some)
     }
 
     /// Looks for hazards, as far as the servers are there by now.

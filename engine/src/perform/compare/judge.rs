@@ -9,6 +9,7 @@ use crate::{
     op::data::JudgeComparison,
     pattern::any_matches,
     perform::PerformCx,
+    quantity::counted,
 };
 
 /// How many differences an error names; the others are in the report.
@@ -47,11 +48,14 @@ struct Report<'a> {
 /// [`ErrorKind::Verification`] naming the first objects that differ; what the servers said.
 pub async fn judge(op: &JudgeComparison, cx: &PerformCx) -> Result<Output, StepError> {
     let mut whole = Piece::default();
+    let mut gone: u64 = 0;
     for (action, comparison) in &op.comparisons {
         let piece = match read_piece(cx, action) {
             Some(piece) if piece.findings.is_empty() => piece,
-            _ => {
+            before => {
                 let piece = Box::pin(look(comparison, cx)).await?;
+                let before = before.map(|piece| piece.findings).unwrap_or_default();
+                gone += before.iter().filter(|finding| !piece.findings.contains(finding)).count() as u64;
                 write_piece(cx, action, &piece)?;
                 piece
             }
@@ -81,9 +85,7 @@ pub async fn judge(op: &JudgeComparison, cx: &PerformCx) -> Result<Output, StepE
     if !differences.is_empty() {
         return Err(failure(&differences, &path.display().to_string()));
     }
-    let tables = whole.tables.len();
-    let mut output =
-        Output::said(format!("{tables} tables with {rows} rows and {} objects are the same", whole.objects));
+    let mut output = Output::said(same(&whole, rows, gone, ignored.len() as u64));
     let listed: Vec<serde_json::Value> = whole.tables.iter().take(LISTED).map(entry).collect();
     output = output
         .with("equal", true)
@@ -96,6 +98,23 @@ pub async fn judge(op: &JudgeComparison, cx: &PerformCx) -> Result<Output, StepE
     output.warnings.extend(ignored.iter().map(|finding| format!("ignored: {finding}")));
     // Rows and bytes were counted by the comparisons already.
     Ok(output)
+}
+
+/// Says that all is the same, and with which reservation.
+fn same(whole: &Piece, rows: u64, gone: u64, ignored: u64) -> String {
+    let (tables, objects) = (counted(whole.tables.len() as u64, "table"), counted(whole.objects, "object"));
+    let mut said = format!("{tables} with {} and {objects} are the same", counted(rows, "row"));
+    if ignored > 0 {
+        said.push_str(&format!(" but for {} that {} ignored", counted(ignored, "difference"), is_or_are(ignored)));
+    }
+    if gone > 0 {
+        said.push_str(&format!("; {} had gone when compared once more", counted(gone, "difference")));
+    }
+    said
+}
+
+fn is_or_are(count: u64) -> &'static str {
+    if count == 1 { "is" } else { "are" }
 }
 
 fn entry(table: &ComparedTable) -> serde_json::Value {
@@ -112,9 +131,8 @@ fn entry(table: &ComparedTable) -> serde_json::Value {
 fn failure(differences: &[Finding], report: &str) -> StepError {
     let some: Vec<String> = differences.iter().take(IN_MESSAGE).map(ToString::to_string).collect();
     let count = differences.len();
-    let noun = if count == 1 { "difference" } else { "differences" };
-    let more = if count > IN_MESSAGE { "; …" } else { "" };
-    let mut error = StepError::new(ErrorKind::Verification, format!("{count} {noun}: {}{more}", some.join("; ")));
+    let (counted, more) = (counted(count as u64, "difference"), if count > IN_MESSAGE { "; …" } else { "" });
+    let mut error = StepError::new(ErrorKind::Verification, format!("{counted}: {}{more}", some.join("; ")));
     error.details.extend(differences.iter().take(NAMED).map(ToString::to_string));
     if count > NAMED {
         error.details.push(format!("and {} more", count - NAMED));

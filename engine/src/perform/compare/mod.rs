@@ -29,6 +29,7 @@ use crate::{
         connect::execute,
         pin::{Floats, pin_session},
     },
+    quantity::counted,
 };
 
 pub use judge::judge;
@@ -110,13 +111,15 @@ pub async fn compare(comparison: &Comparison, cx: &PerformCx) -> Result<Output, 
     write_piece(cx, &cx.action, &piece)?;
     let (rows, bytes) = piece.amount();
     let subject = match comparison {
-        Comparison::Rows(_) => format!("{} tables, {rows} rows", piece.tables.len()),
-        Comparison::Clusters(_) | Comparison::Objects(_) => format!("{} objects", piece.objects),
+        Comparison::Rows(_) => {
+            format!("{}, {}", counted(piece.tables.len() as u64, "table"), counted(rows, "row"))
+        }
+        Comparison::Clusters(_) | Comparison::Objects(_) => counted(piece.objects, "object"),
     };
-    let differences = match piece.findings.len() {
+    // The judgement at the end compares once more what differs, and takes out what is ignored.
+    let differences = match piece.findings.len() as u64 {
         0 => "no difference".to_owned(),
-        1 => "1 difference".to_owned(),
-        n => format!("{n} differences"),
+        n => format!("{}, to be judged", counted(n, "difference")),
     };
     let mut output = Output::said(format!("compared {subject}: {differences}"));
     output.warnings = piece.notes;

@@ -26,6 +26,7 @@ use crate::{
         quote::on_one_line,
         rows::{number, rows, text},
     },
+    quantity::counted,
 };
 
 /// How many bytes go by between two reports.
@@ -103,7 +104,7 @@ fn judge_table(op: &CompareRows, piece: &mut Piece, name: &Name, shown: &str, re
 }
 
 fn brief(rows: &Rows) -> String {
-    format!("{} rows with digest {}", rows.rows, &rows.digest.to_string()[..12])
+    format!("{} with digest {}", counted(rows.rows, "row"), &rows.digest.to_string()[..12])
 }
 
 /// Returns why a table is left out on both sides.
