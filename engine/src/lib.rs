@@ -13,6 +13,7 @@ pub mod document;
 mod each;
 pub mod error;
 pub mod event;
+pub mod explain;
 pub mod facts;
 pub mod graph;
 pub mod guard;

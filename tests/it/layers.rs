@@ -21,7 +21,7 @@ enum Rule {
 
 /// The section "Layers", in its order.
 const RULES: [Rule; 19] = [
-    Rule::Only { who: &["source", "secret", "error", "pattern", "spelling", "guard"], of: &[] },
+    Rule::Only { who: &["source", "secret", "error", "explain", "pattern", "spelling", "guard"], of: &[] },
     Rule::Only { who: &["diagnostic"], of: &["source"] },
     Rule::Only { who: &["yaml"], of: &["diagnostic", "quantity", "secret", "source", "spelling"] },
     Rule::Only { who: &["sql"], of: &["error"] },

@@ -18,6 +18,7 @@ mod layers;
 mod live_claims;
 mod live_connections;
 mod live_data;
+mod live_decoder;
 mod live_failures;
 mod live_plans;
 mod live_plans_dokku;
