@@ -22,7 +22,7 @@ use crate::{
     preflight::{
         all, judge,
         report::{Finding, Object, Report, Unchecked},
-        rule::{Check, Pair, Rule, Severity},
+        rule::{Check, Pair, Query, Rule, Severity},
     },
     survey::{self, APPLICATION_NAME},
 };
@@ -194,7 +194,7 @@ impl Hunt {
         source: &ConnInfo,
         target: Option<&ConnInfo>,
     ) -> Result<(), StepError> {
-        let of = |pick: fn(&Check) -> Option<fn(&Pair<'_>) -> crate::preflight::rule::Ask>| {
+        let of = |pick: fn(&Check) -> Option<Query>| {
             let chosen = rules.iter().filter_map(move |rule| Some((*rule, pick(&rule.check)?)));
             chosen.collect::<Vec<_>>()
         };
@@ -336,7 +336,7 @@ async fn answer(
     (code, rows(session, &format!("look for {code}"), sql).await)
 }
 
-type Asks = [(&'static Rule, fn(&Pair<'_>) -> crate::preflight::rule::Ask)];
+type Asks = [(&'static Rule, Query)];
 
 /// Returns the databases of the target that a restore of the source's would meet.
 fn target_databases(pair: &Pair<'_>) -> Vec<String> {

@@ -127,21 +127,23 @@ impl fmt::Display for Pairs {
 
 /// The query of a rule, or why it cannot be asked.
 pub type Ask = Result<String, &'static str>;
+/// Writes the query of a rule for a pair; empty text = there is nothing to ask there.
+pub type Query = fn(&Pair<'_>) -> Ask;
 
 /// How a hazard is found. A query gives one row for each object: its name, what is to be said about it (or NULL), and
 /// SQL that mends it (or NULL). It runs with `search_path = pg_catalog`, read-only, by itself.
 #[derive(Clone, Copy)]
 pub enum Check {
     /// Once, on the source's server.
-    Source(fn(&Pair<'_>) -> Ask),
+    Source(Query),
     /// In each database of the source.
-    Each(fn(&Pair<'_>) -> Ask),
+    Each(Query),
     /// Once, on the target's server.
-    Target(fn(&Pair<'_>) -> Ask),
+    Target(Query),
     /// In each database of the target that has a name of one of the source's.
-    TargetEach(fn(&Pair<'_>) -> Ask),
+    TargetEach(Query),
     /// In the target's `template1`.
-    Template(fn(&Pair<'_>) -> Ask),
+    Template(Query),
     /// From what is known without a query.
     Known(fn(&Pair<'_>) -> Result<Vec<Object>, &'static str>),
 }
