@@ -4,5 +4,6 @@ pub(crate) mod bar;
 pub(crate) mod json;
 pub(crate) mod line;
 pub(crate) mod now;
+pub(crate) mod preflight;
 pub(crate) mod preview;
 pub(crate) mod summary;

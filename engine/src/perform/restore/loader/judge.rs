@@ -154,6 +154,9 @@ impl Loader<'_> {
         let mut new = StepError::new(ErrorKind::UnexpectedError, format!("{count} statements failed unexpectedly"));
         for error in &all {
             new.details.push(format!("{}: {}", error.sqlstate.as_deref().unwrap_or("-----"), error.message));
+            new.details.extend(
+                error.details.iter().filter(|line| line.starts_with("cause: ")).map(|line| format!("  {line}")),
+            );
         }
         if self.errors_unkept > 0 {
             new.details.push(format!("and {} more", self.errors_unkept));
