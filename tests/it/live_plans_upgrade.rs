@@ -57,7 +57,7 @@ fn a_newcomers_upgrade_from_the_template() {
     let asked = pgplan(&env, &["apply", plan], &vars).expect(5);
     assert!(asked.stderr.contains("The application stops now"), "{}", asked.stderr);
     assert_eq!(env.fakes()["units"]["app.service"], "active");
-    let done = pgplan(&env, &["apply", plan, "--yes"], &vars).expect(0);
+    let done = pgplan(&env, &["apply", plan, "--yes", "--events", "events.json"], &vars).expect(0);
     assert!(done.stderr.contains("downtime"), "{}", done.stderr);
     same(&source, &target, &DATABASES);
     no_receipts(&target, &DATABASES);
