@@ -41,6 +41,9 @@ pub enum Op {
     RemoveCluster {
         /// The folder that [`CreateCluster`] made.
         folder: PathBuf,
+        /// Whether it stays when another run made it: what was only adopted is not taken back.
+        #[serde(default)]
+        of_this_run: bool,
     },
     /// Run SQL.
     RunSql(data::RunSql),

@@ -17,6 +17,8 @@ pub struct Plan {
     pub vars: BTreeMap<String, serde_json::Value>,
     /// The values among them that were given (`--var`), as they were written.
     pub given: BTreeMap<String, String>,
+    /// Platform files that were given beside it (`--platform`), as they were named.
+    pub platforms: Vec<PathBuf>,
     /// Where each secret is.
     pub secrets: BTreeMap<String, SecretSource>,
     /// Databases by name.

@@ -4,7 +4,7 @@
 //! ask [`crate::schedule::next`] what can be done, make it durable, let workers do it, wait for what they say. The order is
 //! always: `started` is on disk → it is done → `finished` with its outputs is on disk → anything that depends on it.
 
-pub(crate) mod drive;
+mod drive;
 mod recover;
 
 use std::{
@@ -19,6 +19,7 @@ use std::{
 use tokio::sync::mpsc::UnboundedSender;
 use tokio_util::sync::CancellationToken;
 
+pub use drive::{receipted, receipted_in};
 pub use recover::MOST_CUTS;
 
 use crate::{
@@ -207,7 +208,10 @@ impl Stop {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Direction {
     /// On to its end.
-    Forward,
+    Forward {
+        /// How often in a row pgplan may end in the middle of an action before a person is asked: [`MOST_CUTS`].
+        most_cuts: u32,
+    },
     /// Back to its begin.
     Back,
 }
@@ -238,7 +242,6 @@ pub struct Run<'a> {
     memory: BTreeMap<String, Outputs>,
     busy: Busy,
     ensured: BTreeSet<String>,
-    pub(crate) taken_back_in: Vec<(String, Receipted)>,
 }
 
 impl<'a> Run<'a> {
@@ -264,6 +267,7 @@ impl<'a> Run<'a> {
             texts: step_texts(plan),
             vars: plan.vars.clone(),
             given: plan.given.clone(),
+            platforms: plan.platforms.iter().map(|file| file.display().to_string()).collect(),
             holder,
         }])?;
         Ok(run)
@@ -293,8 +297,8 @@ impl<'a> Run<'a> {
             .collect();
         let (fingerprint, texts) = (plan.fingerprint.clone(), step_texts(plan));
         run.record(vec![EventKind::RunResumed { fingerprint, steps, texts, holder }])?;
-        if direction == Direction::Forward {
-            run.recover(&changed)?;
+        if let Direction::Forward { most_cuts } = direction {
+            run.recover(&changed, most_cuts)?;
         }
         Ok(run)
     }
@@ -308,7 +312,6 @@ impl<'a> Run<'a> {
             memory: BTreeMap::new(),
             busy: Busy::default(),
             ensured: BTreeSet::new(),
-            taken_back_in: Vec::new(),
         }
     }
 

@@ -77,7 +77,7 @@ pub fn next(plan: &Plan, state: &RunState, busy: &Busy) -> Vec<Next> {
         }
         match state.steps.get(&step.id) {
             Some(running) if running.status == StepStatus::Running => {
-                act(step, running, busy, &mut free, &mut moves);
+                act(step, running, &state.id, busy, &mut free, &mut moves);
             }
             Some(over) if over.status.is_over() => {}
             Some(_) | None => open(step, state, busy, &mut moves),
@@ -125,12 +125,12 @@ fn open(step: &Step, state: &RunState, busy: &Busy, moves: &mut Vec<Next>) {
 }
 
 /// Decides about a step whose actions are known.
-fn act(step: &Step, state: &StepState, busy: &Busy, free: &mut usize, moves: &mut Vec<Next>) {
+fn act(step: &Step, state: &StepState, run: &str, busy: &Busy, free: &mut usize, moves: &mut Vec<Next>) {
     let by_id: BTreeMap<&str, &ActionState> =
         state.actions.iter().map(|action| (action.action.id.as_str(), action)).collect();
     let running = |action: &ActionState| busy.running.contains(&(step.id.clone(), action.action.id.clone()));
     let in_step = state.actions.iter().filter(|action| running(action)).count();
-    if let Some(error) = first_failure(step, state) {
+    if let Some(error) = first_failure(step, state, run) {
         let others = step.for_each.as_ref().is_some_and(|each| !each.fail_fast);
         let more = others && !busy.stopping && state.actions.iter().any(|action| startable(action, &by_id));
         if in_step == 0 && !more {
@@ -178,24 +178,28 @@ fn startable(action: &ActionState, by_id: &BTreeMap<&str, &ActionState>) -> bool
             .all(|id| by_id.get(id.as_str()).is_some_and(|a| a.status == ActionStatus::Finished))
 }
 
-fn first_failure(step: &Step, state: &StepState) -> Option<StepError> {
+fn first_failure(step: &Step, state: &StepState, run: &str) -> Option<StepError> {
     let failed = state.actions.iter().filter(|action| action.status == ActionStatus::Failed && !action.retrying);
     let lost = state.actions.iter().find(|action| action.status == ActionStatus::Indeterminate);
     let first = failed.min_by_key(|action| action.ended_at).and_then(|action| action.error.clone());
-    first.or_else(|| lost.map(|action| indeterminate(&step.id, action)))
+    first.or_else(|| lost.map(|action| indeterminate(&step.id, action, run)))
 }
 
 /// Returns the error of an action that a person has to decide about.
-fn indeterminate(step: &str, action: &ActionState) -> StepError {
+fn indeterminate(step: &str, action: &ActionState, run: &str) -> StepError {
     let title = &action.action.title;
-    let message = match action.action.effect {
-        Effect::Opaque => format!("it is not known whether `{title}` was done: it was cut in the middle"),
+    let decide =
+        format!("say `pgplan resolve {step} --as done --run {run}`, `--as retry` or `--as undo`, and apply again");
+    let error = |message: String| StepError::new(crate::error::ErrorKind::NeedsPerson, message);
+    match action.action.effect {
+        Effect::Opaque => error(format!("it is not known whether `{title}` was done: it was cut in the middle"))
+            .help(format!("look, then {decide}")),
         Effect::Transaction | Effect::Probe | Effect::Restart => {
-            format!("pgplan ended {} times in a row in the middle of `{title}`", action.cuts)
+            error(format!("pgplan ended {} times in a row in the middle of `{title}`", action.cuts))
+                .detail("it could be done again, but something ends pgplan there: memory, a full disk, another program")
+                .help(format!("find out what (the system's log, `pgplan log`) and mend it, then {decide}"))
         }
-    };
-    StepError::new(crate::error::ErrorKind::NeedsPerson, message)
-        .help(format!("look, then say `pgplan resolve {step} --as done`, `--as retry` or `--as undo`, and apply again"))
+    }
 }
 
 /// The instance of a `for_each` step that an action belongs to: the part of its id before the first `/`.

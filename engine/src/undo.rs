@@ -10,7 +10,7 @@ use crate::{
     event::{EventKind, Outcome},
     op::Op,
     plan::{Plan, Step},
-    run::{ActionCx, Ending, Run, RunError, Stop, Words, World, drive::receipted_in},
+    run::{ActionCx, Ending, Run, RunError, Stop, Words, World},
     state::{ActionState, ActionStatus, RunState},
 };
 
@@ -193,15 +193,14 @@ impl Run<'_> {
                 if self.was_cut(&back) && !is_repeatable(op) {
                     let message =
                         format!("it is not known whether `{}` was done: it was cut in the middle", back.title);
-                    let step = &back.step;
+                    let (step, run) = (&back.step, &self.state.id);
                     let error = StepError::new(ErrorKind::NeedsPerson, message).help(format!(
-                        "look, then say `pgplan resolve {step} --as undo` when it was taken back or \
-                         `pgplan resolve {step} --as retry` when it is to be taken back, and undo again"
+                        "look, then say `pgplan resolve {step} --as undo --run {run}` when it was taken back or \
+                         `pgplan resolve {step} --as retry --run {run}` when it is to be taken back, and undo again"
                     ));
                     return self.stuck("a person has to look", &error);
                 }
                 self.record(each(&back, |step, action| EventKind::ActionUndoing { step, action }))?;
-                self.taken_back_in.extend(receipted_in(op));
                 match self.go_back(world, &back, op.clone(), stop).await {
                     Ok(()) => {}
                     Err(error) if error.kind == ErrorKind::Interrupted => return Ok(Ending::Interrupted),

@@ -7,6 +7,7 @@ use std::{
 
 use clap::{Args, ValueEnum};
 use pgplan_engine::{
+    journal::Location,
     preview::{Preview, preview},
     saved::Saved,
     world::{Consent, Real, Settings},
@@ -74,12 +75,9 @@ impl PlanCommand {
             Ok(plan) => Arc::new(plan),
             Err(exit) => return Ok(exit),
         };
-        let runs = match state::runs(state, &plan) {
-            Ok(runs) => runs,
-            Err(error) => {
-                ui.error(&error);
-                return Ok(Exit::of_error(error.kind));
-            }
+        let (runs, location) = match state::for_look(ui, state, &plan, self.allow_programs)? {
+            Ok(found) => found,
+            Err(exit) => return Ok(exit),
         };
         let settings = Settings {
             run_id: "dry-run".to_owned(),
@@ -91,7 +89,10 @@ impl PlanCommand {
             dry_run: true,
             changed_before: BTreeSet::new(),
             approved: BTreeSet::new(),
-            state: None,
+            state: location.and_then(|location| match location {
+                Location::Folder(_) => None,
+                Location::Server(info) => Some(*info),
+            }),
         };
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
         runtime.block_on(async {

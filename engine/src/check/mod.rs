@@ -35,6 +35,8 @@ pub struct Options {
     pub vars: Vec<(String, String)>,
     /// Names of the platforms that are known; empty = names are not checked.
     pub platforms: Vec<String>,
+    /// The files of those that were given, for the plan.
+    pub platform_files: Vec<PathBuf>,
 }
 
 /// The outcome of a check.
@@ -100,6 +102,9 @@ fn check(document: Document, options: &Options, problems: &mut Problems) -> Opti
         .with_databases(databases.clone())
         .with_steps(drafts.iter().map(|draft| draft.id.clone()));
     let scope = sources::check_addresses(&databases, &nodes, scope, problems);
+    if let Some(state) = &settings.state {
+        sources::check_state(state, &scope, problems);
+    }
     let order = order::build(&drafts, problems);
     bodies::declare(&mut drafts, &scope, &folder, problems);
     let mut edges = order.edges(&drafts);
@@ -117,6 +122,7 @@ fn check(document: Document, options: &Options, problems: &mut Problems) -> Opti
         folder,
         vars,
         given: options.vars.iter().cloned().collect(),
+        platforms: options.platform_files.clone(),
         secrets,
         databases,
         steps,

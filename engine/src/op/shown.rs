@@ -21,7 +21,7 @@ impl Op {
             Self::Tunnel(tunnel) => tunnel.exec.shown(),
             Self::RestoreFile { backup, .. } => vec![format!("from {}", backup.display())],
             Self::CreateCluster(cluster) => vec![format!("in {}", cluster.folder.display())],
-            Self::RemoveCluster { folder } => vec![format!("rm -r {}", folder.display())],
+            Self::RemoveCluster { folder, .. } => vec![format!("rm -r {}", folder.display())],
             Self::Restore(restore) => restore.shown(),
             Self::RunSql(sql) => sql.shown(),
             Self::CreateDatabase(new) => vec![new.sql(new.name.as_deref().unwrap_or("?"))],
@@ -33,7 +33,9 @@ impl Op {
                 proof.complete.iter().map(|sql| format!("then, in the same transaction: {sql}")).collect()
             }
             Self::EmptyTables(empty) => {
-                let delete = |table: &String| format!("DELETE FROM {}", qualified(&empty.into.schema, table));
+                let delete = |(table, _): &(String, Option<u64>)| {
+                    format!("DELETE FROM {}", qualified(&empty.into.schema, table))
+                };
                 empty.first.iter().map(ToString::to_string).chain(empty.tables.iter().map(delete)).collect()
             }
             Self::Preflight(preflight) => preflight.shown(),

@@ -50,6 +50,9 @@ struct Stamp {
     port: u16,
     /// Whether it was made to the end.
     complete: bool,
+    /// The run that made it; absent where that was not yet noted.
+    #[serde(default)]
+    run: Option<String>,
 }
 
 /// Makes the server and starts it; one that is there already is started.
@@ -91,12 +94,17 @@ pub async fn create(op: &CreateCluster, cx: &PerformCx) -> Result<Output, StepEr
     Ok(output)
 }
 
-/// Stops the server and removes its folder; one that is not there counts as removed.
+/// Stops the server and removes its folder; one that is not there counts as removed. One that another run made stays
+/// when only this run's is to go.
 ///
 /// # Errors
 /// [`ErrorKind::Refused`] when pgplan did not make the folder, [`ErrorKind::Tool`] when the server does not stop.
-pub async fn remove(folder: &Path, cx: &PerformCx) -> Result<Output, StepError> {
+pub async fn remove(folder: &Path, of_this_run: bool, cx: &PerformCx) -> Result<Output, StepError> {
     match Cluster::open(folder)? {
+        Some(cluster) if of_this_run && cluster.stamp.run.as_ref() != Some(&cx.run_id) => {
+            let summary = format!("the server in {} stays: this run has not made it", folder.display());
+            Ok(Output { already_done: true, ..Output::said(summary) })
+        }
         Some(cluster) => {
             cluster.remove(cx).await?;
             Ok(Output::said(format!("stopped the server and removed {}", folder.display())))
@@ -147,6 +155,7 @@ async fn make(op: &CreateCluster, cx: &PerformCx) -> Result<Cluster, StepError> 
             superuser: op.superuser.clone(),
             port: op.port.unwrap_or(0),
             complete: false,
+            run: Some(cx.run_id.clone()),
         },
     };
     cluster.write_stamp()?;

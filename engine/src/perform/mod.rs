@@ -87,7 +87,7 @@ pub async fn perform(op: &Op, cx: &PerformCx) -> Result<Output, StepError> {
         Op::EditFile(op) => edit::edit(op, cx).await,
         Op::RestoreFile { path, backup } => edit::restore(path, backup).await,
         Op::CreateCluster(op) => cluster::create(op, cx).await,
-        Op::RemoveCluster { folder } => cluster::remove(folder, cx).await,
+        Op::RemoveCluster { folder, of_this_run } => cluster::remove(folder, *of_this_run, cx).await,
         Op::Dump(op) => dump::dump(op, cx).await,
         Op::Filter(op) => filter::filter(op, cx).await,
         Op::Restore(op) => restore::restore(op, cx).await,

@@ -11,7 +11,7 @@ pub const MOST_CUTS: u32 = 50;
 impl Run<'_> {
     /// Decides about actions that a dead or interrupted session left begun, about volatile ones, and about steps whose
     /// text has changed.
-    pub(super) fn recover(&mut self, changed: &[String]) -> Result<(), RunError> {
+    pub(super) fn recover(&mut self, changed: &[String], most_cuts: u32) -> Result<(), RunError> {
         let early = self.come_too_early();
         self.record(early)?;
         let mut events = Vec::new();
@@ -28,7 +28,7 @@ impl Run<'_> {
                 events.extend(match action.status {
                     ActionStatus::Started => Some(match action.action.effect {
                         Effect::Opaque => EventKind::ActionIndeterminate { step, action: id },
-                        Effect::Transaction | Effect::Probe | Effect::Restart if action.cuts + 1 >= MOST_CUTS => {
+                        Effect::Transaction | Effect::Probe | Effect::Restart if action.cuts + 1 >= most_cuts => {
                             EventKind::ActionIndeterminate { step, action: id }
                         }
                         Effect::Transaction | Effect::Probe | Effect::Restart => {
