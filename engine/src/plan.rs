@@ -235,6 +235,12 @@ impl Step {
     pub fn text(&self) -> serde_json::Value {
         serde_json::json!({ self.kind: self.body.to_json() })
     }
+
+    /// Returns whether this step ends what another set up: opens what it has fenced.
+    #[must_use]
+    pub fn ends(&self, other: &str) -> bool {
+        self.declared.ends.iter().any(|key| self.inputs.get(key).is_some_and(|step| step == other))
+    }
 }
 
 /// Which side of the downtime a step marks.

@@ -71,16 +71,20 @@ pub fn next(plan: &Plan, state: &RunState, busy: &Busy) -> Vec<Next> {
     let mut moves = Vec::new();
     let mut free = plan.max_parallel.saturating_sub(busy.running.len());
     let waiting = waiting(plan, state);
+    let cut_off = cut_off(plan, state);
     for step in &plan.steps {
         if waiting.contains(step.id.as_str()) {
             continue;
         }
+        let by = cut_off.get(step.id.as_str()).copied();
         match state.steps.get(&step.id) {
             Some(running) if running.status == StepStatus::Running => {
-                act(step, running, &state.id, busy, &mut free, &mut moves);
+                // One that was begun in an earlier session goes on when what it needs is there again.
+                let mut none = 0;
+                act(step, running, &state.id, busy, if by.is_some() { &mut none } else { &mut free }, &mut moves);
             }
             Some(over) if over.status.is_over() => {}
-            Some(_) | None => open(step, state, busy, &mut moves),
+            Some(_) | None => open(step, state, by, busy, &mut moves),
         }
     }
     moves
@@ -110,15 +114,35 @@ fn waiting<'a>(plan: &'a Plan, state: &RunState) -> BTreeSet<&'a str> {
     waiting
 }
 
-/// Decides about a step that has not been opened.
-fn open(step: &Step, state: &RunState, busy: &Busy, moves: &mut Vec<Next>) {
+/// Returns the steps that cannot be done because one before them has failed, with that one.
+///
+/// Mostly it is a direct need that is not satisfied. But a resumed run may do a step again (a tunnel, a proof) whose
+/// dependants are over: when that fails, what comes after those must not be done either.
+fn cut_off<'a>(plan: &'a Plan, state: &RunState) -> BTreeMap<&'a str, &'a str> {
+    let failed = |id: &str| matches!(state.status(id), StepStatus::Failed | StepStatus::Blocked);
+    let mut cut: BTreeMap<&str, &str> = BTreeMap::new();
+    let mut reached: Vec<&str> = plan.steps.iter().map(|step| step.id.as_str()).filter(|id| failed(id)).collect();
+    while let Some(before) = reached.pop() {
+        for step in &plan.steps {
+            let comes_after = step.run_on == RunOn::Success && step.needs.iter().any(|need| need == before);
+            if comes_after && !cut.contains_key(step.id.as_str()) {
+                cut.insert(&step.id, before);
+                reached.push(&step.id);
+            }
+        }
+    }
+    cut
+}
+
+/// Decides about a step that has not been opened; `cut_off` = the step whose failure keeps it from being.
+fn open(step: &Step, state: &RunState, cut_off: Option<&str>, busy: &Busy, moves: &mut Vec<Next>) {
     if busy.opening.contains(&step.id) || busy.held_back.contains(&step.id) || busy.stopping {
         return;
     }
-    let unmet = step.needs.iter().find(|need| !state.status(need).satisfies());
+    let unmet = step.needs.iter().map(String::as_str).find(|need| !state.status(need).satisfies()).or(cut_off);
     let id = step.id.clone();
     moves.push(match (step.run_on, unmet) {
-        (RunOn::Success, Some(by)) => Next::Block { step: id, by: by.clone() },
+        (RunOn::Success, Some(by)) => Next::Block { step: id, by: by.to_owned() },
         (RunOn::Failure, None) => Next::Skip { step: id, reason: "no step that it needs failed".to_owned() },
         (RunOn::Success, None) | (RunOn::Failure, Some(_)) | (RunOn::Always, _) => Next::Open { step: id },
     });

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tokio::sync::mpsc::unbounded_channel;
 
 use crate::{
-    action::{Action, Effect},
+    action::{Action, Effect, Output},
     error::{ErrorKind, StepError},
     event::{EventKind, Outcome},
     op::Op,
@@ -119,6 +119,11 @@ fn is_repeatable(op: &Op) -> bool {
         | Op::Dump(_)
         | Op::Filter(_)
         | Op::Restore(_)
+        | Op::Fence(_)
+        | Op::Unfence(_)
+        | Op::StillQuiet(_)
+        | Op::SchemaTrial(_)
+        | Op::EndTrial(_)
         | Op::MapKeys(_)
         | Op::FillTables(_)
         | Op::ProveMerge(_)
@@ -132,6 +137,7 @@ fn is_repeatable(op: &Op) -> bool {
 fn is_lasting(op: &Op) -> bool {
     match op {
         Op::Exec(_) | Op::Restore(_) | Op::EditFile(_) | Op::CreateCluster(_) | Op::CreateDatabase(_) => true,
+        Op::Fence(_) => true,
         Op::RunSql(sql) => !sql.read_only,
         Op::FillTables(_) => true,
         Op::ProveMerge(proof) => !proof.complete.is_empty(),
@@ -147,6 +153,10 @@ fn is_lasting(op: &Op) -> bool {
         | Op::Preflight(_)
         | Op::Dump(_)
         | Op::Filter(_)
+        | Op::Unfence(_)
+        | Op::StillQuiet(_)
+        | Op::SchemaTrial(_)
+        | Op::EndTrial(_)
         | Op::Approve { .. }
         | Op::Remember { .. } => false,
     }
@@ -202,7 +212,11 @@ impl Run<'_> {
                 }
                 self.record(each(&back, |step, action| EventKind::ActionUndoing { step, action }))?;
                 match self.go_back(world, &back, op.clone(), stop).await {
-                    Ok(()) => {}
+                    Ok(output) => {
+                        let step = Some(back.step.clone());
+                        let warned = |message| EventKind::Warned { step: step.clone(), message };
+                        self.record(output.warnings.into_iter().map(warned).collect())?;
+                    }
                     Err(error) if error.kind == ErrorKind::Interrupted => return Ok(Ending::Interrupted),
                     Err(error) => return self.stuck(&format!("`{}` could not be done", back.title), &error),
                 }
@@ -259,13 +273,13 @@ impl Run<'_> {
         }
     }
 
-    async fn go_back<W: World>(&self, world: &Arc<W>, back: &Back, op: Op, stop: &Stop) -> Result<(), StepError> {
+    async fn go_back<W: World>(&self, world: &Arc<W>, back: &Back, op: Op, stop: &Stop) -> Result<Output, StepError> {
         let Some(step) = self.plan.step(&back.step) else {
             return Err(StepError::new(ErrorKind::Refused, format!("the plan has no step `{}` any more", back.step)));
         };
         let action = Action::new(format!("undo-{}", back.actions.join("-")), &back.title, op, Effect::Opaque);
         let cx = self.side_cx(&back.step, &action.id, stop);
-        world.perform(step, &action, cx).await.map(drop)
+        world.perform(step, &action, cx).await
     }
 
     fn stuck(&mut self, what: &str, error: &StepError) -> Result<Ending, RunError> {

@@ -5,6 +5,7 @@
 
 mod artifacts;
 mod bodies;
+mod borrow;
 pub(crate) mod fingerprint;
 mod order;
 mod references;
@@ -96,6 +97,7 @@ fn check(document: Document, options: &Options, problems: &mut Problems) -> Opti
     let secrets = sources::secrets(secrets, &early, problems);
     let (databases, nodes) = sources::databases(databases, &early, problems);
     let mut drafts = steps::read(steps, &early, problems);
+    borrow::put_in(&mut drafts, problems);
     let scope = Scope::new(&name, &shown)
         .with_vars(&vars)
         .with_secrets(secrets.keys().cloned())

@@ -264,7 +264,8 @@ fn database(platform: &Platform) -> Result<&Read, StepError> {
 }
 
 /// Returns the folder for a server that the plan gives no place, where the user it runs as can reach it.
-fn default_folder(run_dir: &Path, step: &str) -> PathBuf {
+/// Returns where the server of a step lies; one that root starts must be where its user may go.
+pub(super) fn default_folder(run_dir: &Path, step: &str) -> PathBuf {
     if geteuid().is_root() {
         let run = run_dir.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
         Path::new("/var/lib/pgplan").join(format!("{run}-{step}"))

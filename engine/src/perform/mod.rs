@@ -26,6 +26,7 @@ pub mod dump;
 pub mod edit;
 pub mod exec;
 pub(crate) mod existing_dump;
+pub mod fence;
 pub mod filter;
 pub mod idle;
 pub mod merge;
@@ -34,6 +35,7 @@ pub mod preflight;
 mod remember;
 pub mod restore;
 pub mod run_sql;
+pub mod schema_trial;
 mod session;
 mod text;
 pub mod tunnel;
@@ -99,6 +101,11 @@ pub async fn perform(op: &Op, cx: &PerformCx) -> Result<Output, StepError> {
         Op::Compare { comparison } => compare::compare(comparison, cx).await,
         Op::JudgeComparison(op) => compare::judge(op, cx).await,
         Op::Preflight(op) => preflight::preflight(op, cx).await,
+        Op::Fence(op) => fence::fence(op, cx).await,
+        Op::Unfence(op) => fence::unfence(op, cx).await,
+        Op::StillQuiet(op) => fence::still_quiet(op, cx).await,
+        Op::SchemaTrial(op) => Box::pin(schema_trial::schema_trial(op, cx)).await,
+        Op::EndTrial(place) => schema_trial::end_trial(place, cx).await,
         Op::MapKeys(op) => merge::map_keys(op, cx).await,
         Op::FillTables(op) => merge::fill(op, cx).await,
         Op::ProveMerge(op) => merge::prove(op, cx).await,

@@ -38,6 +38,9 @@ impl Run<'_> {
                     ActionStatus::Finished if action.action.volatile && wanted_later => {
                         Some(reset("what it gave ended with the last session"))
                     }
+                    ActionStatus::Finished if action.action.proof && wanted_later && !self.is_ended(&step) => {
+                        Some(reset("what it proved may not hold any more"))
+                    }
                     _ => None,
                 });
             }
@@ -93,6 +96,15 @@ impl Run<'_> {
         });
         let events = events.collect();
         self.record(events)
+    }
+
+    /// Returns whether a step has begun to end what this one set up.
+    fn is_ended(&self, step: &str) -> bool {
+        let begun = |id: &str| {
+            let state = self.state.steps.get(id);
+            state.is_some_and(|state| state.actions.iter().any(|action| action.started_at.is_some()))
+        };
+        self.plan.steps.iter().any(|later| later.ends(step) && begun(&later.id))
     }
 
     fn has_unfinished_descendant(&self, step: &str) -> bool {
