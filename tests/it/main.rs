@@ -27,6 +27,7 @@ mod live_plans;
 mod live_plans_dokku;
 mod live_plans_habitat;
 mod live_plans_merge;
+mod live_plans_upgrade;
 mod live_platforms;
 mod live_preflight;
 mod live_preview;
