@@ -186,7 +186,7 @@ fn craft(source: &mut Cluster, target: &mut Cluster) {
     source.restart();
     target.restart();
     let folder = source.socket().join("tablespace");
-    source.psql("postgres", &format!("COPY (SELECT 1) TO PROGRAM 'mkdir {}'", folder.display()));
+    source.psql("postgres", &format!("COPY (SELECT 1) TO PROGRAM 'cat >/dev/null; mkdir {}'", folder.display()));
     let hazards = include_str!("preflight/hazards13.sql");
     source.psql("shop", &format!("\\set tablespace '{}'\n{hazards}", folder.display()));
     target.psql("postgres", include_str!("preflight/target18.sql"));
