@@ -25,7 +25,7 @@ install-postgres: ## Puts PostgreSQL 13, 15, 15.18, 16, 18 and pgbouncer into th
 	@tests/setup/install-postgres.sh
 
 chaos: install-postgres ## Kills pgplan, its programs and servers 200 times (PGPLAN_CHAOS_KILLS) and checks what remains
-	@PGPLAN_CHAOS_KILLS=$${PGPLAN_CHAOS_KILLS:-200} cargo test --package pgplan --features stand-ins --test it -- --nocapture nothing_is_lost
+	@PGPLAN_CHAOS_KILLS=$${PGPLAN_CHAOS_KILLS:-200} cargo test --package pgplan --features stand-ins --test it -- --nocapture --test-threads 1 nothing_is_lost
 
 bench: ## Measures pgplan against the client tools, in one run (SCALE, ROWS, ROUNDS)
 	@tests/bench/run.sh

@@ -4,6 +4,7 @@
 mod apply;
 mod certificates;
 mod chaos;
+mod chaos_merge;
 mod check;
 mod cluster;
 mod docs;
