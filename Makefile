@@ -1,6 +1,6 @@
 # What people run; `make check` is what CI runs.
 
-.PHONY: help demo test chaos bench check fmt install-postgres
+.PHONY: help demo test chaos bench bench-merge check fmt install-postgres
 
 help: ## Shows this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 20
@@ -29,3 +29,7 @@ chaos: install-postgres ## Kills pgplan, its programs and servers 200 times (PGP
 
 bench: ## Measures pgplan against the client tools, in one run (SCALE, ROWS, ROUNDS)
 	@tests/bench/run.sh
+	@$(MAKE) --no-print-directory bench-merge
+
+bench-merge: ## Measures a merge of 128 shards against the same inserts (MERGE_ROWS, SHARDS, ROUNDS)
+	@ROWS=$${MERGE_ROWS:-1000000} tests/bench/merge.sh
