@@ -23,6 +23,7 @@ mod live_failures;
 mod live_fence;
 mod live_merge;
 mod live_merge_databases;
+mod live_merge_names;
 mod live_plans;
 mod live_plans_dokku;
 mod live_plans_habitat;
