@@ -17,8 +17,10 @@ use tokio_util::sync::CancellationToken;
 
 mod claimed;
 mod receipts;
+mod watch;
 
 pub use receipts::Left;
+pub use watch::Watch;
 
 use crate::{
     action::{Action, ActionGraph, Output, OutputValue, Outputs},
@@ -98,6 +100,8 @@ pub struct Settings {
     pub approved: BTreeSet<String>,
     /// The database of the journal, when it is in one: it must be none of the plan's.
     pub state: Option<ConnInfo>,
+    /// Who hears what long looks are doing.
+    pub watch: Option<Watch>,
 }
 
 /// The real world.
@@ -228,7 +232,7 @@ impl Real {
                     facts.programs.insert(key.clone(), found);
                 }
                 Look::Program { .. } => {}
-                Look::Merge(spec) => facts.merge = self.look_at_merge(spec, names).await?,
+                Look::Merge(spec) => facts.merge = self.look_at_merge(&cx.step, spec, names).await?,
                 Look::Dump { file } if self.settings.dry_run && !file.exists() => {}
                 Look::Dump { file } => {
                     facts.dumps.insert(file.clone(), perform::existing_dump::look(file, cx).await?);
@@ -239,13 +243,24 @@ impl Real {
     }
 
     /// Looks at a merge when all its databases can be reached now.
-    async fn look_at_merge(&self, spec: &merge::Spec, names: &Lookup) -> Result<Option<MergeFacts>, StepError> {
+    async fn look_at_merge(
+        &self,
+        step: &str,
+        spec: &merge::Spec,
+        names: &Lookup,
+    ) -> Result<Option<MergeFacts>, StepError> {
         let mut infos = BTreeMap::new();
         for database in spec.read_databases().into_iter().chain([spec.into.database.clone()]) {
             let Known::Now(info) = names.connection(&database)? else { return Ok(None) };
             infos.insert(database, info);
         }
-        survey::merge::look(spec, &infos).await.map(Some)
+        let doing = Mutex::new(String::new());
+        let tell = |what| *doing.lock().unwrap_or_else(PoisonError::into_inner) = what;
+        let look = survey::merge::look(spec, &infos, &tell);
+        match &self.settings.watch {
+            Some(watch) => watch.during(step, &doing, look).await.map(Some),
+            None => look.await.map(Some),
+        }
     }
 
     fn names(&self, outputs: &BTreeMap<String, Outputs>) -> Lookup {

@@ -353,3 +353,27 @@ fn circles_triggers_duplicates_and_conflicts() {
     );
     assert_ne!(server.psql("differ", "SELECT count(*) FROM heard"), "0", "triggers and rules were on");
 }
+
+#[test]
+fn a_long_look_says_what_it_looks_at() {
+    let server = Cluster::start("18");
+    server.psql(
+        "postgres",
+        "CREATE DATABASE a; CREATE TABLE public.t (id int PRIMARY KEY); CREATE TABLE public.u (id int)",
+    );
+    server.psql("a", "CREATE TABLE t (id int); INSERT INTO t VALUES (1); CREATE TABLE u (id int)");
+    let env = TestEnv::new();
+    // The rows of `t` take four seconds to count, and their keys four more.
+    let text = format!(
+        "version: 1\nname: slow\ndatabases:\n  a: {{ url: \"{}\" }}\n  all: {{ url: \"{}\" }}\nsteps:\n  - id: merge\n    merge_databases:\n      \
+         from: [{{ database: a, tables: {{ u: {{}}, t: {{ derive: {{ id: \"id + length(pg_sleep(4)::text)\" }} }} }} }}]\n      into: {{ database: all }}\n",
+        server.url("a"),
+        server.url("postgres"),
+    );
+    env.write("slow.yaml", &text);
+    let said = env.pgplan(&["plan", "slow.yaml"]).expect(0);
+    assert_eq!(said.stderr.trim(), "merge looking at table 1 of 2: t: keys", "a line after five seconds");
+    let quiet = text.replace("pg_sleep(4)", "pg_sleep(0)");
+    env.write("quick.yaml", &quiet);
+    assert_eq!(env.pgplan(&["plan", "quick.yaml"]).expect(0).stderr, "", "what is quick says nothing");
+}
