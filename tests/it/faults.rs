@@ -36,7 +36,7 @@ impl Scene {
         args.extend(self.vars.iter().map(|(name, value)| format!("--var={name}={value}")));
         args.extend(more.iter().map(|word| (*word).to_owned()));
         let mut command = self.env.command(&args.iter().map(String::as_str).collect::<Vec<_>>());
-        command.env("APP_PASSWORD", PASSWORD);
+        command.env("APP_PASSWORD", PASSWORD).env("SOURCE_PASSWORD", "super").env("TARGET_PASSWORD", "super");
         command
     }
 
@@ -143,6 +143,34 @@ fn dokku_is_right(scene: &Scene) {
     no_receipts(scene.target(), &["happycows_practice_db"]);
     let app = &scene.env.fakes()["apps"]["happycows-practice"];
     assert_eq!((&app["git_sha"], &app["running"]), (&json!("82eeec6fe1"), &json!(true)));
+}
+
+/// An application on one machine, whose server gets a newer version.
+fn upgrade() -> Scene {
+    let env = TestEnv::new();
+    let (source, target) = (with_password("15", "super"), with_password("18", "super"));
+    source.psql("postgres", "CREATE DATABASE app");
+    source.psql("app", ROWS);
+    env.set_fakes(&json!({ "units": { "app.service": "active" } }));
+    let file = env.write("app.env", "DATABASE_URL=old\nMODE=production\n");
+    let vars = [
+        ("source_port", source.port.to_string()),
+        ("target_port", target.port.to_string()),
+        ("env_file", file.display().to_string()),
+    ];
+    let vars = vars.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
+    Scene { env, source, target: Some(target), plan: "version-upgrade.yaml", vars }
+}
+
+fn upgrade_is_right(scene: &Scene) {
+    assert_eq!(image(&scene.source, "app"), image(scene.target(), "app"));
+    no_receipts(scene.target(), &["app", "postgres"]);
+    assert_eq!(scene.env.fakes()["units"]["app.service"], "active");
+    let text = scene.env.read("app.env");
+    assert!(text.contains(&format!(":{}/app", scene.target().port)) && text.contains("MODE=production"), "{text}");
+    let closed = "SELECT count(*) FROM pg_db_role_setting WHERE setdatabase <> 0 AND 'default_transaction_read_only=on' = ANY (setconfig)";
+    assert_ne!(scene.source.psql("postgres", closed), "0", "nothing is written to the old server by mistake");
+    assert_eq!(scene.target().psql("postgres", closed), "0");
 }
 
 /// How many shards the fault scenes have.
@@ -302,7 +330,7 @@ fn every_action(first: &Scene, new: fn() -> Scene, is_right: fn(&Scene), least: 
 /// What strikes the plan's actions: how it is set up, what must be so at the end, how many actions it has at least.
 type Strikes = (&'static str, fn() -> Scene, fn(&Scene), usize);
 
-const PLANS: [Strikes; 8] = [
+const PLANS: [Strikes; 9] = [
     ("aptible-upgrade.yaml", aptible, aptible_is_right, 19),
     ("dokku-restore-practice.yaml", dokku, dokku_is_right, 12),
     ("habitat-backup.yaml", || habitat("habitat-backup.yaml"), backup_is_right, 5),
@@ -311,6 +339,7 @@ const PLANS: [Strikes; 8] = [
     ("habitat-restore.yaml", || habitat("habitat-restore.yaml"), restore_is_right, 8),
     ("merge-shards.yaml", template, template_is_merged, 20),
     ("merge-tenants.yaml", tenants, tenants_are_merged, 8),
+    ("version-upgrade.yaml", upgrade, upgrade_is_right, 14),
 ];
 
 fn survives(plan: &str) {
@@ -373,4 +402,9 @@ fn the_merge_of_shards_survives_a_fault_anywhere() {
 #[test]
 fn the_merge_of_tenants_survives_a_fault_anywhere() {
     survives("merge-tenants.yaml");
+}
+
+#[test]
+fn the_upgrade_survives_a_fault_anywhere() {
+    survives("version-upgrade.yaml");
 }

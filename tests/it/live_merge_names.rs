@@ -135,7 +135,7 @@ fn hostile_names_everywhere() {
     let shown = env.pgplan(&["plan", "names.yaml"]).expect(0);
     assert!(shown.stdout.lines().all(|line| !line.contains(|c: char| c.is_control())), "{:?}", shown.stdout);
     // Killed when the maps of new keys are there; given up; begun anew beside what is left.
-    let fault = format!("merge_shards/prove:hold");
+    let fault = "merge_shards/prove:hold";
     let mut child = env.command(&["apply", "names.yaml"]).env("PGPLAN_FAULT", fault).spawn().expect("pgplan starts");
     let receipts = "SELECT CASE WHEN to_regclass('pgplan.receipt') IS NOT NULL THEN (xpath('/row/n/text()', \
                     query_to_xml('SELECT count(*) AS n FROM pgplan.receipt WHERE action LIKE ''%/table/%''', false, true, '')))[1]::text END";

@@ -5,5 +5,6 @@ pub(crate) mod json;
 pub(crate) mod line;
 pub(crate) mod looking;
 pub(crate) mod now;
+pub(crate) mod preflight;
 pub(crate) mod preview;
 pub(crate) mod summary;

@@ -10,9 +10,12 @@ use std::{
 /// How often it is told.
 const EVERY: Duration = Duration::from_millis(200);
 
+/// Takes a step and what is being looked at for it.
+type Hear = dyn Fn(&str, Option<&str>) + Send + Sync;
+
 /// Hears now and then what is being looked at.
 #[derive(Clone)]
-pub struct Watch(Arc<dyn Fn(&str, Option<&str>) + Send + Sync>);
+pub struct Watch(Arc<Hear>);
 
 impl Watch {
     /// Returns one that calls `hear` with the step and what is being looked at for it, which is `None` at the end.
