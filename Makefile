@@ -1,6 +1,6 @@
 # What people run; `make check` is what CI runs.
 
-.PHONY: help demo test chaos bench check fmt install-postgres
+.PHONY: help demo test chaos bench bench-merge check fmt install-postgres
 
 help: ## Shows this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 20
@@ -25,7 +25,11 @@ install-postgres: ## Puts PostgreSQL 13, 15, 15.18, 16, 18 and pgbouncer into th
 	@tests/setup/install-postgres.sh
 
 chaos: install-postgres ## Kills pgplan, its programs and servers 200 times (PGPLAN_CHAOS_KILLS) and checks what remains
-	@PGPLAN_CHAOS_KILLS=$${PGPLAN_CHAOS_KILLS:-200} cargo test --package pgplan --features stand-ins --test it -- --nocapture nothing_is_lost
+	@PGPLAN_CHAOS_KILLS=$${PGPLAN_CHAOS_KILLS:-200} cargo test --package pgplan --features stand-ins --test it -- --nocapture --test-threads 1 nothing_is_lost
 
 bench: ## Measures pgplan against the client tools, in one run (SCALE, ROWS, ROUNDS)
 	@tests/bench/run.sh
+	@$(MAKE) --no-print-directory bench-merge
+
+bench-merge: ## Measures a merge of 128 shards against the same inserts (MERGE_ROWS, SHARDS, ROUNDS)
+	@ROWS=$${MERGE_ROWS:-1000000} tests/bench/merge.sh

@@ -9,6 +9,7 @@ use tokio_postgres::types::Type;
 use crate::{
     action::Outputs,
     error::{ErrorKind, StepError},
+    merge::MAPS,
     postgres::{
         ConnInfo, Session,
         connect::{connect, execute},
@@ -102,11 +103,15 @@ pub struct Receipt {
 }
 
 impl Receipt {
-    /// Returns an output that is no secret, read as a `T`.
-    #[must_use]
-    pub fn output<T: serde::de::DeserializeOwned>(&self, name: &str) -> Option<T> {
-        let value = self.outputs.get(name)?.get("plain")?;
-        serde_json::from_value(value.clone()).ok()
+    /// Returns an output that is no secret, read as a `T`; `None` when there is none of this name.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Internal`] when it is no `T`.
+    pub fn output<T: serde::de::DeserializeOwned>(&self, name: &str) -> Result<Option<T>, StepError> {
+        let Some(value) = self.outputs.get(name).and_then(|output| output.get("plain")) else { return Ok(None) };
+        serde_json::from_value(value.clone()).map(Some).map_err(|error| {
+            StepError::new(ErrorKind::Internal, format!("the receipt of `{}` cannot be read: {error}", self.action))
+        })
     }
 }
 
@@ -206,16 +211,21 @@ pub async fn drop_receipts(session: &Session, run: &str) -> Result<(), StepError
 /// What the server said.
 pub async fn drop_if_empty(session: &Session) -> Result<(), StepError> {
     let doing = "drop the receipts";
-    // What else is in the schema, and a schema that was there before, stays. Event triggers that a restore brought along
+    // Maps of new keys are of use only together with receipts. What else is in the schema, and a schema that was there before, stays. Event triggers that a restore brought along
     // must not take part (they can be turned off since 17, by a superuser).
     let sql = format!(
         "BEGIN; LOCK TABLE pgplan.receipt IN ACCESS EXCLUSIVE MODE; \
-         DO $$ BEGIN IF NOT EXISTS (SELECT FROM pgplan.receipt) THEN \
+         DO $$ DECLARE map regclass; BEGIN IF NOT EXISTS (SELECT FROM pgplan.receipt) THEN \
            BEGIN PERFORM pg_catalog.set_config('event_triggers', 'off', true); EXCEPTION WHEN OTHERS THEN NULL; END; \
            DROP TABLE pgplan.receipt; \
+           FOR map IN SELECT c.oid::pg_catalog.regclass FROM pg_catalog.pg_class c \
+                      WHERE c.relnamespace = 'pgplan'::regnamespace AND c.relkind = 'r' \
+                        AND pg_catalog.left(c.relname, {length}) = '{MAPS}' LOOP \
+             EXECUTE 'DROP TABLE ' || map::text; END LOOP; \
            IF pg_catalog.obj_description('pgplan'::regnamespace, 'pg_namespace') = '{COMMENT}' THEN \
              BEGIN DROP SCHEMA pgplan; EXCEPTION WHEN dependent_objects_still_exist THEN NULL; END; \
-           END IF; END IF; END $$; COMMIT"
+           END IF; END IF; END $$; COMMIT",
+        length = MAPS.len()
     );
     all_or_nothing(session, doing, &sql).await
 }

@@ -17,8 +17,10 @@ use tokio_util::sync::CancellationToken;
 
 mod claimed;
 mod receipts;
+mod watch;
 
 pub use receipts::Left;
+pub use watch::Watch;
 
 use crate::{
     action::{Action, ActionGraph, Output, OutputValue, Outputs},
@@ -97,6 +99,8 @@ pub struct Settings {
     pub approved: BTreeSet<String>,
     /// The database of the journal, when it is in one: it must be none of the plan's.
     pub state: Option<ConnInfo>,
+    /// Who hears what long looks are doing.
+    pub watch: Option<Watch>,
 }
 
 /// The real world.

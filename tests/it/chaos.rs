@@ -17,10 +17,13 @@ use nix::{
     unistd::Pid,
 };
 
-use crate::{cluster::Cluster, env::TestEnv};
+use crate::{
+    cluster::Cluster,
+    env::{Outcome, TestEnv},
+};
 
 /// Splitmix64: the same seed gives the same run.
-struct Dice(u64);
+pub(crate) struct Dice(u64);
 
 impl Dice {
     fn below(&mut self, limit: u64) -> u64 {
@@ -32,7 +35,7 @@ impl Dice {
     }
 }
 
-fn number(name: &str, default: u64) -> u64 {
+pub(crate) fn number(name: &str, default: u64) -> u64 {
     std::env::var(name).ok().map_or(default, |text| text.parse().expect("it is a number"))
 }
 
@@ -101,7 +104,7 @@ steps:
 
 /// What is killed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Victim {
+pub(crate) enum Victim {
     Pgplan,
     Program,
     Backend,
@@ -161,6 +164,66 @@ fn strike(victim: Victim, pgplan: &mut Child, env: &TestEnv, source: &mut Cluste
     Victim::Pgplan
 }
 
+/// Strikes at random moments.
+pub(crate) struct Fire<'a> {
+    pub(crate) dice: &'a mut Dice,
+    /// How many strikes there are at most.
+    pub(crate) budget: u64,
+    /// What was struck.
+    pub(crate) struck: BTreeMap<Victim, u64>,
+}
+
+impl Fire<'_> {
+    /// Applies a plan and strikes once, if it has not ended by then; returns how it ended. All servers are up again.
+    pub(crate) fn apply(
+        &mut self,
+        attempt: u64,
+        env: &TestEnv,
+        plan: &str,
+        source: &mut Cluster,
+        target: &mut Cluster,
+    ) -> Outcome {
+        let mut child = env.command(&["apply", plan]).spawn().expect("pgplan starts");
+        let aims = self.struck.values().sum::<u64>() < self.budget;
+        let wait = Duration::from_millis(self.dice.below(150 + 60 * attempt));
+        let victim = match self.dice.below(10) {
+            0..5 => Victim::Pgplan,
+            5 => Victim::Program,
+            6 | 7 => Victim::Backend,
+            8 => Victim::Target,
+            _ => Victim::Source,
+        };
+        let began = Instant::now();
+        while aims && began.elapsed() < wait && child.try_wait().expect("it can be asked").is_none() {
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        if aims && child.try_wait().expect("it can be asked").is_none() {
+            *self.struck.entry(strike(victim, &mut child, env, source, target)).or_default() += 1;
+        }
+        let said = Outcome::of(&child.wait_with_output().expect("pgplan ends"));
+        target.revive();
+        source.revive();
+        said
+    }
+}
+
+/// Returns the dice of this run; `PGPLAN_CHAOS_SEED` repeats one.
+pub(crate) fn dice() -> Dice {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map(|age| age.as_millis());
+    let seed = number("PGPLAN_CHAOS_SEED", now.map_or(1, |ms| u64::try_from(ms).unwrap_or(1)));
+    println!("seed {seed}");
+    Dice(seed)
+}
+
+/// Fails unless every session and program of pgplan's has ended.
+pub(crate) fn nothing_runs_on(env: &TestEnv, servers: [&Cluster; 2]) {
+    let left = "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE 'pgplan%'";
+    crate::live_claims::until("no session is left", || {
+        servers.iter().all(|server| server.psql("postgres", left) == "0")
+    });
+    crate::live_claims::until("no program is left", || processes_of(env).is_empty());
+}
+
 /// Does what a person does when pgplan does not know whether an opaque step was done: looks, and says so.
 fn decide(env: &TestEnv) {
     let log = fs::read_to_string(env.work().join("opaque.log")).unwrap_or_default();
@@ -186,34 +249,15 @@ fn round(dice: &mut Dice, budget: u64, source: &mut Cluster) -> BTreeMap<Victim,
     env.set_fakes(&serde_json::json!({ "units": { "app.service": "active", "worker.service": "active" } }));
     env.write("app.env", "DATABASE_URL=postgres://old/shop # the database\n");
     env.write("chaos.yaml", &plan(source, &target));
-    let mut struck = BTreeMap::new();
+    let mut fire = Fire { dice, budget, struck: BTreeMap::new() };
     let mut last = String::new();
     // Strikes get rarer, so that a round ends.
     for attempt in 0..200 {
-        let mut child = env.command(&["apply", "chaos.yaml"]).spawn().expect("pgplan starts");
-        let aims = struck.values().sum::<u64>() < budget;
-        let wait = Duration::from_millis(dice.below(150 + 60 * attempt));
-        let victim = match dice.below(10) {
-            0..5 => Victim::Pgplan,
-            5 => Victim::Program,
-            6 | 7 => Victim::Backend,
-            8 => Victim::Target,
-            _ => Victim::Source,
-        };
-        let began = Instant::now();
-        while aims && began.elapsed() < wait && child.try_wait().expect("it can be asked").is_none() {
-            std::thread::sleep(Duration::from_millis(2));
-        }
-        if aims && child.try_wait().expect("it can be asked").is_none() {
-            *struck.entry(strike(victim, &mut child, &env, source, &mut target)).or_default() += 1;
-        }
-        let said = crate::env::Outcome::of(&child.wait_with_output().expect("pgplan ends"));
-        target.revive();
-        source.revive();
+        let said = fire.apply(attempt, &env, "chaos.yaml", source, &mut target);
         match said.status.code() {
             Some(0) => {
                 check(&env, source, &target, &last);
-                return struck;
+                return fire.struck;
             }
             None | Some(1) => {}
             Some(5) => decide(&env),
@@ -253,20 +297,13 @@ fn check(env: &TestEnv, source: &Cluster, target: &Cluster, last: &str) {
         let left = target.psql(database, "SELECT count(*) FROM pg_namespace WHERE nspname = 'pgplan'");
         assert_eq!(left, "0", "receipts are left in {database}");
     }
-    let left = "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE 'pgplan%'";
-    crate::live_claims::until("no session is left", || {
-        target.psql("postgres", left) == "0" && source.psql("postgres", left) == "0"
-    });
-    crate::live_claims::until("no program is left", || processes_of(env).is_empty());
+    nothing_runs_on(env, [source, target]);
 }
 
 #[test]
 fn nothing_is_lost_whatever_is_killed() {
     let kills = number("PGPLAN_CHAOS_KILLS", 10);
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map(|age| age.as_millis());
-    let seed = number("PGPLAN_CHAOS_SEED", now.map_or(1, |ms| u64::try_from(ms).unwrap_or(1)));
-    println!("seed {seed}");
-    let mut dice = Dice(seed);
+    let mut dice = dice();
     let mut source = Cluster::start("15");
     source.psql("postgres", SOURCE);
     // A crash makes sequences jump to what the log says beforehand (32 values ahead), unless that is on disk already.

@@ -216,6 +216,7 @@ fn go_on(plan: &Arc<Plan>, journal: &mut Journal, id: &str, fresh: bool) -> Endi
         changed_before: [].into(),
         approved: [].into(),
         state: None,
+        watch: None,
     };
     runtime.block_on(async {
         let world = Arc::new(Real::new(Arc::clone(plan), settings, [].into()).await.expect("the world is there"));

@@ -13,10 +13,15 @@ use crate::{
 };
 
 /// How many shards the small database has; the last one is empty, `shard_3` holds most.
-const SHARDS: u32 = 8;
+pub(crate) const SHARDS: u32 = 8;
 
 /// Makes a database like Builder's before its shards were merged.
 pub(crate) fn shards(server: &Cluster, database: &str, rows: u32) {
+    some_shards(server, database, SHARDS, rows);
+}
+
+/// Makes such a database with so many shards.
+pub(crate) fn some_shards(server: &Cluster, database: &str, shards: u32, rows: u32) {
     server.psql("postgres", &format!("CREATE DATABASE {database}"));
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/shards/originsrv.sql");
     let made = Command::new(server.bin("psql"))
@@ -26,7 +31,7 @@ pub(crate) fn shards(server: &Cluster, database: &str, rows: u32) {
             "-d",
             &server.url(database),
             "-v",
-            &format!("shards={SHARDS}"),
+            &format!("shards={shards}"),
             "-v",
             &format!("rows={rows}"),
             "-f",
@@ -39,19 +44,23 @@ pub(crate) fn shards(server: &Cluster, database: &str, rows: u32) {
 
 /// A plan that merges them as Habitat's script is meant to.
 fn merge(server: &Cluster, database: &str, more: &str) -> String {
-    let steps = format!(
+    plan("merge", &server.url(database), &merge_step(more))
+}
+
+/// The step of that plan; its database is called `db`.
+pub(crate) fn merge_step(more: &str) -> String {
+    format!(
         "  - merge_shards:\n      from: {{ database: db, schemas: shard_0..shard_{} }}\n      into: {{ database: db }}\n      \
          skip: [__diesel_schema_migrations]\n      complete:\n        run: INSERT INTO flags (shard_migration_complete) VALUES (true)\n        \
          unless: SELECT shard_migration_complete FROM flags\n        undo: DELETE FROM flags\n{more}",
         SHARDS - 1
-    );
-    plan("merge", &server.url(database), &steps)
+    )
 }
 
 /// The rows of a table over all shards that are not in `public`, and the other way round.
-fn missing(server: &Cluster, database: &str, table: &str, columns: &str) -> String {
+fn missing(server: &Cluster, database: &str, shards: u32, table: &str, columns: &str) -> String {
     let union =
-        (0..SHARDS).map(|n| format!("SELECT {columns} FROM shard_{n}.{table}")).collect::<Vec<_>>().join(" UNION ALL ");
+        (0..shards).map(|n| format!("SELECT {columns} FROM shard_{n}.{table}")).collect::<Vec<_>>().join(" UNION ALL ");
     server.psql(
         database,
         &format!(
@@ -62,15 +71,24 @@ fn missing(server: &Cluster, database: &str, table: &str, columns: &str) -> Stri
 }
 
 pub(crate) fn all_arrived(server: &Cluster, database: &str) {
-    for table in
-        ["origins", "origin_packages", "origin_channel_packages", "audit_package", "audit_package_group", "audit"]
-    {
-        assert_eq!(missing(server, database, table, "*"), "0|0", "{table}");
+    arrived_from(server, database, SHARDS);
+    assert_eq!(server.psql(database, "SELECT count(*) FROM pg_namespace WHERE nspname = 'pgplan'"), "0");
+}
+
+/// Fails unless every row of so many shards is in `public`, and no other, and the merge is marked as complete once.
+pub(crate) fn arrived_from(server: &Cluster, database: &str, shards: u32) {
+    // Columns by name, as they may stand in another order; as text, as an enum of each schema is a type of its own.
+    let tables = "SELECT relname || ' ' || string_agg(quote_ident(attname), ', ' ORDER BY attnum) \
+                  FROM pg_class JOIN pg_attribute ON attrelid = pg_class.oid AND attnum > 0 AND NOT attisdropped \
+                  WHERE relnamespace = 'public'::regnamespace AND relkind = 'r' \
+                    AND relname NOT IN ('flags', '__diesel_schema_migrations') GROUP BY relname";
+    let tables = server.psql(database, tables);
+    assert_eq!(tables.lines().count(), 17, "{tables}");
+    for (table, columns) in tables.lines().filter_map(|line| line.split_once(' ')) {
+        assert_eq!(missing(server, database, shards, table, &format!("ROW({columns})::text")), "0|0", "{table}");
     }
-    assert_eq!(missing(server, database, "origin_integrations", "id, origin, integration::text, name, body"), "0|0");
     assert_eq!(server.psql(database, "SELECT count(*) FROM public.__diesel_schema_migrations"), "5", "skipped");
     assert_eq!(server.psql(database, "SELECT bool_and(shard_migration_complete), count(*) FROM flags"), "t|1");
-    assert_eq!(server.psql(database, "SELECT count(*) FROM pg_namespace WHERE nspname = 'pgplan'"), "0");
 }
 
 fn untouched(server: &Cluster, database: &str) {
@@ -140,7 +158,7 @@ fn everything_wrong_with_the_shards_is_found_before_anything_changes() {
     env.write("reordered.yaml", &merge(&server, "reordered", ""));
     let done = env.pgplan(&["apply", "reordered.yaml"]).expect(0);
     assert!(done.stderr.contains("its columns stand in another order; they are taken by name"), "{}", done.stderr);
-    assert_eq!(missing(&server, "reordered", "origin_secrets", "id, origin_id, name, value"), "0|0");
+    assert_eq!(missing(&server, "reordered", SHARDS, "origin_secrets", "id, origin_id, name, value"), "0|0");
     all_arrived(&server, "reordered");
 
     server.psql(
@@ -334,4 +352,28 @@ fn circles_triggers_duplicates_and_conflicts() {
         "deDeutschland frbefore s_1own s_2own"
     );
     assert_ne!(server.psql("differ", "SELECT count(*) FROM heard"), "0", "triggers and rules were on");
+}
+
+#[test]
+fn a_long_look_says_what_it_looks_at() {
+    let server = Cluster::start("18");
+    server.psql(
+        "postgres",
+        "CREATE DATABASE a; CREATE TABLE public.t (id int PRIMARY KEY); CREATE TABLE public.u (id int)",
+    );
+    server.psql("a", "CREATE TABLE t (id int); INSERT INTO t VALUES (1); CREATE TABLE u (id int)");
+    let env = TestEnv::new();
+    // The rows of `t` take four seconds to count, and their keys four more.
+    let text = format!(
+        "version: 1\nname: slow\ndatabases:\n  a: {{ url: \"{}\" }}\n  all: {{ url: \"{}\" }}\nsteps:\n  - id: merge\n    merge_databases:\n      \
+         from: [{{ database: a, tables: {{ u: {{}}, t: {{ derive: {{ id: \"id + length(pg_sleep(4)::text)\" }} }} }} }}]\n      into: {{ database: all }}\n",
+        server.url("a"),
+        server.url("postgres"),
+    );
+    env.write("slow.yaml", &text);
+    let said = env.pgplan(&["plan", "slow.yaml"]).expect(0);
+    assert_eq!(said.stderr.trim(), "merge looking at table 1 of 2: t: keys", "a line after five seconds");
+    let quiet = text.replace("pg_sleep(4)", "pg_sleep(0)");
+    env.write("quick.yaml", &quiet);
+    assert_eq!(env.pgplan(&["plan", "quick.yaml"]).expect(0).stderr, "", "what is quick says nothing");
 }

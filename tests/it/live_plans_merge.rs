@@ -9,10 +9,10 @@ use crate::live_merge::{all_arrived, shards};
 use crate::live_merge_databases::{SHOP, shop};
 use crate::live_plans::{apply, never_told};
 
-const PASSWORD: &str = "merge S3cret";
+pub(crate) const PASSWORD: &str = "merge S3cret";
 
 /// A server with a role that owns nothing yet and is no superuser.
-fn server(role: &str) -> Cluster {
+pub(crate) fn server(role: &str) -> Cluster {
     let mut settings = Settings::new("18");
     settings.password = Some("superuser".into());
     let server = Cluster::with(settings);
@@ -21,7 +21,7 @@ fn server(role: &str) -> Cluster {
 }
 
 /// Gives a database and all that is in it to a role.
-fn give(server: &Cluster, database: &str, role: &str) {
+pub(crate) fn give(server: &Cluster, database: &str, role: &str) {
     server.psql(
         database,
         &format!(
@@ -41,8 +41,8 @@ fn give(server: &Cluster, database: &str, role: &str) {
 }
 
 /// Programs of the depot: each writes down that it ran.
-fn programs(env: &TestEnv) -> Vec<(&'static str, String)> {
-    let path = env.write("program", "#!/bin/sh\necho \"$@\" >> ran\n");
+pub(crate) fn programs(env: &TestEnv) -> Vec<(&'static str, String)> {
+    let path = env.write("program", "#!/bin/sh\necho \"$@\" >> \"$0.ran\"\n");
     fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("it can be made executable");
     let secret = env.write("pwfile", &format!("{PASSWORD}\n"));
     fs::set_permissions(&secret, fs::Permissions::from_mode(0o600)).expect("it can be made private");
@@ -59,49 +59,15 @@ fn with<'a>(vars: &'a [(&'static str, String)]) -> Vec<(&'a str, &'a str)> {
     vars.iter().map(|(name, value)| (*name, value.as_str())).collect()
 }
 
-/// What the programs wrote down, wherever they ran: in the folder of the plan.
-fn ran() -> String {
-    let file = concat!(env!("CARGO_MANIFEST_DIR"), "/../plans/ran");
-    let text = fs::read_to_string(file).unwrap_or_default();
-    fs::remove_file(file).expect("the programs ran");
+/// Returns what the programs wrote down, and forgets it.
+pub(crate) fn ran(env: &TestEnv) -> String {
+    let text = env.read("program.ran");
+    fs::remove_file(env.work().join("program.ran")).expect("the programs ran");
     text
 }
 
-#[test]
-fn habitat_merges_its_shards_and_then_its_databases() {
-    let server = server("hab");
-    shards(&server, "builder_originsrv", 20);
-    server.psql("postgres", "CREATE DATABASE builder_sessionsrv");
-    server.psql(
-        "builder_sessionsrv",
-        "DO $$ DECLARE s text; BEGIN FOREACH s IN ARRAY ARRAY['public', 'shard_0', 'shard_1', 'shard_2', 'shard_3', 'shard_4', 'shard_5', 'shard_6', 'shard_7'] LOOP \
-           EXECUTE format('CREATE SCHEMA IF NOT EXISTS %I', s); \
-           EXECUTE format('CREATE TABLE %1$I.accounts (id bigint PRIMARY KEY, name text, email text); \
-                           CREATE TABLE %1$I.account_tokens (id bigint PRIMARY KEY, account_id bigint REFERENCES %1$I.accounts, token text)', s); END LOOP; END $$; \
-         INSERT INTO shard_1.accounts VALUES (1, 'ann', 'a@example.test'); INSERT INTO shard_4.accounts VALUES (2, 'bob', NULL); \
-         INSERT INTO shard_4.account_tokens VALUES (1, 2, 'x'); CREATE TABLE public.flags (shard_migration_complete bool DEFAULT false)",
-    );
-    for database in ["builder_originsrv", "builder_sessionsrv"] {
-        give(&server, database, "hab");
-    }
-    let env = TestEnv::new();
-    let mut vars = programs(&env);
-    vars.extend([("port", server.port.to_string()), ("last_shard", "7".to_owned())]);
-    let asked = apply(&env, "habitat-merge-shards.yaml", &with(&vars), &[]).expect(5);
-    assert!(asked.stderr.contains("its shards are merged into `public`"), "{}", asked.stderr);
-    let done = apply(&env, "habitat-merge-shards.yaml", &with(&vars), &["--yes"]).expect(0);
-    assert_eq!(ran(), "uninstall\ninstall\nstatus\n");
-    all_arrived(&server, "builder_originsrv");
-    assert_eq!(
-        server.psql(
-            "builder_sessionsrv",
-            "SELECT (SELECT count(*) FROM accounts), (SELECT count(*) FROM account_tokens)"
-        ),
-        "2|1"
-    );
-    never_told(&env, &done, &[PASSWORD]);
-
-    // The new schema is that of originsrv's public tables, changed as Builder's next version has it.
+/// Writes the schema of Builder's next version: that of originsrv's public tables, changed.
+pub(crate) fn write_builder(env: &TestEnv, server: &Cluster) {
     let dump = std::process::Command::new(server.bin("pg_dump"))
         .args([
             "--schema-only",
@@ -130,6 +96,51 @@ fn habitat_merges_its_shards_and_then_its_databases() {
              CREATE TABLE public.account_tokens (id bigserial PRIMARY KEY, account_id bigint REFERENCES public.accounts, token text);\n"
         ),
     );
+}
+
+/// Makes builder_sessionsrv with the schemas `public` and `shard_0` to `shard_LAST`, two accounts and a token.
+pub(crate) fn sessions(server: &Cluster, last: u32) {
+    server.psql("postgres", "CREATE DATABASE builder_sessionsrv");
+    let schemas = (0..=last).map(|n| format!(", 'shard_{n}'")).collect::<String>();
+    server.psql(
+        "builder_sessionsrv",
+        &format!(
+            "DO $$ DECLARE s text; BEGIN FOREACH s IN ARRAY ARRAY['public'{schemas}] LOOP \
+               EXECUTE format('CREATE SCHEMA IF NOT EXISTS %I', s); \
+               EXECUTE format('CREATE TABLE %1$I.accounts (id bigint PRIMARY KEY, name text, email text); \
+                               CREATE TABLE %1$I.account_tokens (id bigint PRIMARY KEY, account_id bigint REFERENCES %1$I.accounts, token text)', s); END LOOP; END $$; \
+             INSERT INTO shard_0.accounts VALUES (1, 'ann', 'a@example.test'); INSERT INTO shard_{last}.accounts VALUES (2, 'bob', NULL); \
+             INSERT INTO shard_{last}.account_tokens VALUES (1, 2, 'x'); CREATE TABLE public.flags (shard_migration_complete bool DEFAULT false)"
+        ),
+    );
+}
+
+#[test]
+fn habitat_merges_its_shards_and_then_its_databases() {
+    let server = server("hab");
+    shards(&server, "builder_originsrv", 20);
+    sessions(&server, 7);
+    for database in ["builder_originsrv", "builder_sessionsrv"] {
+        give(&server, database, "hab");
+    }
+    let env = TestEnv::new();
+    let mut vars = programs(&env);
+    vars.extend([("port", server.port.to_string()), ("last_shard", "7".to_owned())]);
+    let asked = apply(&env, "habitat-merge-shards.yaml", &with(&vars), &[]).expect(5);
+    assert!(asked.stderr.contains("its shards are merged into `public`"), "{}", asked.stderr);
+    let done = apply(&env, "habitat-merge-shards.yaml", &with(&vars), &["--yes"]).expect(0);
+    assert_eq!(ran(&env), "uninstall\ninstall\nstatus\n");
+    all_arrived(&server, "builder_originsrv");
+    assert_eq!(
+        server.psql(
+            "builder_sessionsrv",
+            "SELECT (SELECT count(*) FROM accounts), (SELECT count(*) FROM account_tokens)"
+        ),
+        "2|1"
+    );
+    never_told(&env, &done, &[PASSWORD]);
+
+    write_builder(&env, &server);
     server.psql("builder_originsrv", "ALTER TABLE origin_invitations ADD account_sync bool DEFAULT false");
     vars.retain(|(name, _)| *name != "last_shard");
     vars.push(("schema", env.work().join("builder.sql").display().to_string()));
@@ -139,7 +150,7 @@ fn habitat_merges_its_shards_and_then_its_databases() {
     assert_eq!(server.psql("postgres", "SELECT count(*) FROM pg_database WHERE datname = 'builder'"), "0");
     server.psql("builder_sessionsrv", "UPDATE flags SET shard_migration_complete = true");
     apply(&env, "habitat-merge-databases.yaml", &with(&vars), &["--yes"]).expect(0);
-    assert_eq!(ran(), "uninstall\ninstall\nstatus\n");
+    assert_eq!(ran(&env), "uninstall\ninstall\nstatus\n");
     let found = "SELECT (SELECT count(*) FROM origin_packages WHERE ident_array[2] = 'pkg'), (SELECT count(*) FROM origins), (SELECT count(*) FROM accounts)";
     assert_eq!(server.psql("builder", found), "320|16|2");
 }

@@ -4,6 +4,7 @@
 mod apply;
 mod certificates;
 mod chaos;
+mod chaos_merge;
 mod check;
 mod cluster;
 mod docs;
@@ -23,6 +24,7 @@ mod live_failures;
 mod live_fence;
 mod live_merge;
 mod live_merge_databases;
+mod live_merge_names;
 mod live_plans;
 mod live_plans_dokku;
 mod live_plans_habitat;

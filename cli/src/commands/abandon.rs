@@ -92,6 +92,7 @@ async fn world(plan: &Arc<Plan>, run: &RunState, platforms: &[PathBuf]) -> Resul
         changed_before: BTreeSet::new(),
         approved: BTreeSet::new(),
         state: None,
+        watch: None,
     };
     Real::new(Arc::clone(plan), settings, environment()).await
 }

@@ -125,7 +125,8 @@ impl Apply {
         let id = resumed.as_ref().map_or_else(new_run_id, |old| old.id.clone());
         let bars = self.shown.bars(ui);
         let consent = self.shown.consent(ui, bars.as_ref());
-        let settings = session.settings(&id, resumed.as_ref(), platforms, consent.clone());
+        let mut settings = session.settings(&id, resumed.as_ref(), platforms, consent.clone());
+        settings.watch = self.shown.watch(bars.as_ref());
         let wishes = Wishes { until: self.until.clone(), run_dir: settings.run_dir.clone() };
         let world = match Real::new(Arc::clone(&session.plan), settings, crate::args::environment()).await {
             Ok(world) => world,

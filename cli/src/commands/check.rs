@@ -87,6 +87,7 @@ impl Check {
             changed_before: BTreeSet::new(),
             approved: BTreeSet::new(),
             state: None,
+            watch: None,
         };
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
         let found = runtime.block_on(async {

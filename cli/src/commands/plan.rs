@@ -6,6 +6,7 @@ use std::{
 };
 
 use clap::{Args, ValueEnum};
+use indicatif::MultiProgress;
 use pgplan_engine::{
     journal::Location,
     preview::{Preview, preview},
@@ -18,7 +19,12 @@ use super::{
     saved::{self, Given},
     state,
 };
-use crate::{args::PlanArgs, exit::Exit, report::preview as show, ui::Ui};
+use crate::{
+    args::PlanArgs,
+    exit::Exit,
+    report::{looking, preview as show},
+    ui::Ui,
+};
 
 /// How a preview is written.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
@@ -93,6 +99,7 @@ impl PlanCommand {
                 Location::Folder(_) => None,
                 Location::Server(info) => Some(*info),
             }),
+            watch: Some(if ui.interactive { looking::bars(MultiProgress::new()) } else { looking::lines() }),
         };
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
         runtime.block_on(async {

@@ -117,6 +117,7 @@ impl Session {
                 Location::Folder(_) => None,
                 Location::Server(info) => Some(info.as_ref().clone()),
             },
+            watch: None,
         }
     }
 }

@@ -13,12 +13,12 @@ use pgplan_engine::{
     plan::Plan,
     run::{Ending, Reporter},
     state::{RunState, StepStatus},
-    world::Consent,
+    world::{Consent, Watch},
 };
 
 use crate::{
     exit::Exit,
-    report::{bar::Bar, json::Json, line::Line, now::Now, summary},
+    report::{bar::Bar, json::Json, line::Line, looking, now::Now, summary},
     ui::{Tone, Ui, paint},
 };
 
@@ -61,6 +61,15 @@ impl Shown {
             Progress::Plain | Progress::None => false,
         };
         wanted.then(|| Bar::new(ui.hints.clone()))
+    }
+
+    /// Returns who hears what long looks are doing.
+    pub(crate) fn watch(&self, bars: Option<&Bar>) -> Option<Watch> {
+        match bars {
+            Some(bars) => Some(looking::bars(bars.handle())),
+            None if self.progress == Progress::None => None,
+            None => Some(looking::lines()),
+        }
     }
 
     pub(crate) fn consent(&self, ui: &Ui, bars: Option<&Bar>) -> Consent {

@@ -40,12 +40,6 @@ impl Bar {
     pub(crate) fn quiet(&self) -> Quiet {
         Quiet { bars: self.bars.clone(), held: Arc::clone(&self.held) }
     }
-
-    fn spinner(title: &str) -> ProgressBar {
-        let bar = ProgressBar::no_length().with_style(spinner_style()).with_message(title.to_owned());
-        bar.enable_steady_tick(Duration::from_millis(120));
-        bar
-    }
 }
 
 /// The lines that came up while a question is asked; absent when none is.
@@ -79,6 +73,13 @@ impl Quiet {
     }
 }
 
+/// Returns a bar of something whose length nobody knows.
+pub(crate) fn spinner(title: &str) -> ProgressBar {
+    let bar = ProgressBar::no_length().with_style(spinner_style()).with_message(title.to_owned());
+    bar.enable_steady_tick(Duration::from_millis(120));
+    bar
+}
+
 fn spinner_style() -> ProgressStyle {
     ProgressStyle::with_template("{spinner} {wide_msg} {elapsed:>6}")
         .unwrap_or_else(|_| ProgressStyle::default_spinner())
@@ -96,7 +97,7 @@ impl Reporter for Bar {
             EventKind::ActionStarted { step, action, .. } => {
                 let found = state.steps.get(step).and_then(|state| state.action(action));
                 let title = found.map_or(action.as_str(), |found| found.action.title.as_str());
-                let bar = self.bars.add(Self::spinner(&format!("{step}: {title}")));
+                let bar = self.bars.add(spinner(&format!("{step}: {title}")));
                 self.running.insert((step.clone(), action.clone()), bar);
                 return Ok(());
             }

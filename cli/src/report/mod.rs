@@ -3,6 +3,7 @@
 pub(crate) mod bar;
 pub(crate) mod json;
 pub(crate) mod line;
+pub(crate) mod looking;
 pub(crate) mod now;
 pub(crate) mod preflight;
 pub(crate) mod preview;

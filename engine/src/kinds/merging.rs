@@ -10,7 +10,9 @@ use crate::{
     action::{Action, ActionGraph, Effect},
     error::{ErrorKind, StepError},
     facts::{Depth, Facts, Look, MergeFacts},
-    merge::{Conflict, Existing, Finding, Keys, Method, Place, Selection, Severity, Spec, TableLayout, Tolerated},
+    merge::{
+        Conflict, Existing, Finding, Keys, Method, Place, Selection, Sequence, Severity, Spec, TableLayout, Tolerated,
+    },
     op::{
         Op,
         merge::{EmptyTables, FillTable, FillTables, MapKeys, ProveMerge},
@@ -237,7 +239,7 @@ impl Merging<'_> {
             let title = format!("give new keys to {} of {}", counted(rows, "row"), on_one_line(&table.name));
             let op =
                 MapKeys { into: self.place(), table: table.name.clone(), column, next, parts: table.parts.clone() };
-            let id = format!("keys/{}", table.name);
+            let id = free(graph, format!("keys/{}", on_one_line(&table.name)));
             graph.actions.push(Action::new(id, title, Op::MapKeys(op), Effect::Transaction).estimate(None, Some(rows)));
         }
         for group in &merge.layout.groups {
@@ -258,7 +260,7 @@ impl Merging<'_> {
                 self.split(graph, merge, &group[0], whole, after);
                 continue;
             }
-            let id = id_of(&names);
+            let id = free(graph, id_of(&names));
             let rows: u64 = group.iter().map(total).sum();
             let sources = group.iter().map(|table| table.parts.len()).max().unwrap_or(0);
             let title = format!(
@@ -308,7 +310,8 @@ impl Merging<'_> {
     ) {
         let mut after = after;
         for (number, part) in table.parts.iter().enumerate() {
-            let id = format!("{}/{}", id_of(&BTreeSet::from([table.name.as_str()])), part.label);
+            let id = id_of(&BTreeSet::from([table.name.as_str()]));
+            let id = free(graph, format!("{id}/{}", on_one_line(&part.label)));
             let rows = merge.rows.get(&table.name).and_then(|rows| rows.get(&part.label)).copied().unwrap_or(0);
             let title = format!(
                 "merge {} from {} into {}",
@@ -362,7 +365,7 @@ impl Merging<'_> {
         let op = ProveMerge {
             into: self.place(),
             foreign_keys: keys.collect(),
-            sequences: own.cloned().collect(),
+            sequences: own.map(|sequence| counting(sequence, merge)).collect(),
             by_another_run: merge.merged_already,
             complete: self.complete.map(|complete| complete.run.texts()).unwrap_or_default(),
             unless: self.complete.and_then(|complete| complete.unless.clone()),
@@ -402,7 +405,15 @@ fn put_in(table: &TableLayout, merge: &MergeFacts) -> (String, Option<u64>) {
 }
 
 fn id_of(names: &BTreeSet<&str>) -> String {
-    format!("table/{}", names.iter().copied().collect::<Vec<_>>().join("+"))
+    format!("table/{}", names.iter().map(|name| on_one_line(name)).collect::<Vec<_>>().join("+"))
+}
+
+/// Returns an id that no action has yet: a table may be called as two others together.
+fn free(graph: &ActionGraph, mut id: String) -> String {
+    while graph.actions.iter().any(|action| action.id == id) {
+        id.push('\'');
+    }
+    id
 }
 
 /// Returns the key of a table that gets new values, and the expression that gives them.
@@ -417,6 +428,18 @@ fn new_key(table: &TableLayout, schema: &str) -> Option<(String, String)> {
         ),
     };
     Some((column.name.clone(), next))
+}
+
+/// Returns a sequence with the column that it feeds, unless that holds no numbers.
+fn counting(sequence: &Sequence, merge: &MergeFacts) -> Sequence {
+    let is_number = |(table, column): &&(String, String)| {
+        let table = merge.layout.tables().find(|other| other.name == *table);
+        let column = table.and_then(|table| table.relation.column(column));
+        column.is_some_and(|column| {
+            ["smallint", "integer", "bigint", "numeric"].iter().any(|name| column.type_name.starts_with(name))
+        })
+    };
+    Sequence { name: sequence.name.clone(), feeds: sequence.feeds.as_ref().filter(is_number).cloned() }
 }
 
 /// Returns the foreign keys that lead around in a circle inside a group.
@@ -461,10 +484,12 @@ fn counts(merge: &MergeFacts) -> Vec<String> {
 /// Returns a finding as one line.
 fn told(finding: &Finding) -> String {
     let table = if finding.table.is_empty() { String::new() } else { format!("{}: ", on_one_line(&finding.table)) };
+    // Names of types and the like come as they are.
+    let message = on_one_line(&finding.message);
     if finding.sources.is_empty() {
-        return format!("{table}{}", finding.message);
+        return format!("{table}{message}");
     }
-    format!("{table}{} [{}]", finding.message, shortened(&finding.sources))
+    format!("{table}{message} [{}]", shortened(&finding.sources))
 }
 
 /// Names a few and counts the rest.

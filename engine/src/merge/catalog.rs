@@ -51,8 +51,8 @@ pub struct Column {
     pub array: bool,
     /// `pg_type.typtype` (of the element, for an array): `b` base, `e` enum, `d` domain, `c` composite, `r` range.
     pub type_kind: char,
-    /// For an enum its labels in their order, for a domain the type below it, for a composite its attributes: what
-    /// makes two types of one name the same.
+    /// For an enum its labels in their order (a line each, as JSON), for a domain the type below it, for a composite its
+    /// attributes: what makes two types of one name the same.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub type_shape: String,
     /// NOT NULL.

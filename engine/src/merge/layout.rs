@@ -253,7 +253,13 @@ impl Maker<'_> {
                 continue;
             }
             if let Some(expression) = map.derive.get(&column.name) {
-                used.extend(relation.columns.iter().map(|c| c.name.as_str()).filter(|name| expression.contains(name)));
+                used.extend(
+                    relation
+                        .columns
+                        .iter()
+                        .map(|c| c.name.as_str())
+                        .filter(|name| expression.contains(name) || expression.contains(&ident(name))),
+                );
                 fill(format!("({expression})"));
                 continue;
             }
@@ -265,7 +271,8 @@ impl Maker<'_> {
                 continue;
             };
             used.insert(&other.name);
-            match fit(other, &source.place.schema, column, &self.spec.into.schema) {
+            let together = source.place.database == self.spec.into.database;
+            match fit(other, &source.place.schema, column, &self.spec.into.schema, together) {
                 Fit::Same => fill(format!("s.{}", ident(&other.name))),
                 Fit::Wider => {
                     fill(format!("s.{}", ident(&other.name)));
@@ -335,7 +342,9 @@ impl Maker<'_> {
     fn default_drift(&mut self, source: &Source, table: &str, from: &Column, to: &Column) {
         let own = |column: &Column, schema: &str| {
             let text = column.default.clone().unwrap_or_default();
-            text.replace(&format!("{schema}."), "").replace(&format!("{}.", ident(schema)), "")
+            // Inside a literal, as of a sequence, quotes are doubled.
+            let quoted = format!("{}.", ident(schema));
+            text.replace(&format!("{schema}."), "").replace(&quoted.replace('\'', "''"), "").replace(&quoted, "")
         };
         let (theirs, ours) = (own(from, &source.place.schema), own(to, &self.spec.into.schema));
         if theirs != ours {

@@ -18,5 +18,5 @@ mod types;
 pub use catalog::{Catalog, Column, ForeignKey, Relation, Sequence, UniqueKey};
 pub use layout::{Filled, Finding, Layout, Part, Severity, TableLayout};
 pub use questions::{OWN, Rows, collisions, columns_of, counts, orphans, overflow, sorted_keys};
-pub use remap::{OFFSET_STEP, map_name};
+pub use remap::{MAPS, OFFSET_STEP, map_name};
 pub use spec::{Conflict, Existing, Keys, Method, Place, Selection, Source, Spec, TableMap, Tolerated, look_alikes};

@@ -14,10 +14,23 @@ pub const OFFSET_STEP: u64 = 1_000_000;
 /// Columns that hold changed keys: table → column → the table whose key it is.
 pub(super) type Changed = BTreeMap<String, BTreeMap<String, String>>;
 
-/// Returns the name of the table, in pgplan's own schema, that says which key became which.
+/// What the names of maps begin with.
+pub const MAPS: &str = "new_keys_of_";
+
+/// The longest name that PostgreSQL keeps whole, bytes (manual, 4.1.1: NAMEDATALEN - 1).
+const LONGEST: usize = 63;
+
+/// Returns the name of the table, in pgplan's own schema, that says which key of a table became which.
+///
+/// It is different for every table of every schema: what does not fit into a name is told apart by its digest, and so
+/// are tables of one name in two schemas.
 #[must_use]
-pub fn map_name(table: &str) -> String {
-    format!("new_keys_of_{table}")
+pub fn map_name(schema: &str, table: &str) -> String {
+    let digest = blake3::hash(format!("{}.{schema}{table}", schema.len()).as_bytes()).to_hex();
+    let tail = &digest[..16];
+    let room = LONGEST - MAPS.len() - 1 - tail.len();
+    let end = (0..=room.min(table.len())).rev().find(|end| table.is_char_boundary(*end)).unwrap_or(0);
+    format!("{MAPS}{}_{tail}", &table[..end])
 }
 
 /// Finds the columns whose values change: the keys, the foreign keys that lead to them, and the declared references.
@@ -55,9 +68,11 @@ pub(super) fn changed(
     }
     follow(&mut changed, target, schema);
     for (column, to) in &keys.references {
+        // Names may have dots, too.
         let known = column
-            .split_once('.')
-            .filter(|(table, column)| target.tables.get(*table).is_some_and(|table| table.column(column).is_some()));
+            .match_indices('.')
+            .map(|(at, dot)| (&column[..at], &column[at + dot.len()..]))
+            .find(|(table, column)| target.tables.get(*table).is_some_and(|table| table.column(column).is_some()));
         let primary = target.tables.get(to).and_then(|table| table.primary_key()).and_then(<[String]>::first);
         let root = primary.and_then(|primary| changed.get(to)?.get(primary)).cloned();
         match (known, root) {
@@ -145,6 +160,17 @@ mod tests {
             foreign_keys: references.iter().map(foreign).collect(),
             ..Relation::default()
         }
+    }
+
+    #[test]
+    fn names_of_maps_fit_and_differ() {
+        let long = "ü".repeat(31);
+        let tables =
+            [("a", "t"), ("b", "t"), ("at", "x"), ("a", "tx"), ("a", &long), ("a", &long[..60]), ("a", "\n\"--")];
+        let names: Vec<String> = tables.iter().map(|(schema, table)| map_name(schema, table)).collect();
+        assert!(names.iter().all(|name| name.len() <= LONGEST && name.starts_with(MAPS)), "{names:?}");
+        let different: std::collections::BTreeSet<&String> = names.iter().collect();
+        assert_eq!(different.len(), tables.len(), "{names:?}");
     }
 
     #[test]

@@ -16,14 +16,15 @@ pub(super) enum Fit {
     No(String),
 }
 
-/// Returns how values of `from`, in the schema `source`, fit into `to`, in the schema `target`.
-pub(super) fn fit(from: &Column, source: &str, to: &Column, target: &str) -> Fit {
+/// Returns how values of `from`, in the schema `source`, fit into `to`, in the schema `target`; `together` says whether
+/// both are in one database. Another database does not know the target's types: its values travel as text.
+pub(super) fn fit(from: &Column, source: &str, to: &Column, target: &str, together: bool) -> Fit {
     let twins = from.type_schema == source && to.type_schema == target && from.type_base == to.type_base;
     if twins && source != target && from.type_kind == to.type_kind && from.array == to.array {
         return match (from.type_kind, shapes_fit(from, to)) {
             // A domain of the other schema is its base type to the server.
-            ('d', true) if !from.array => Fit::Cast(cast(&ident(&from.name), to)),
-            (_, true) => Fit::Cast(cast(&format!("{}::pg_catalog.text", ident(&from.name)), to)),
+            ('d', true) if !from.array => Fit::Cast(cast(ident(&from.name), to, together)),
+            (_, true) => Fit::Cast(cast(format!("{}::pg_catalog.text", ident(&from.name)), to, together)),
             (_, false) => Fit::No(format!("its type {} is defined otherwise", to.type_base)),
         };
     }
@@ -40,7 +41,10 @@ pub(super) fn fit(from: &Column, source: &str, to: &Column, target: &str) -> Fit
     Fit::No(format!("it is {} there and {} in the target", from.type_name, to.type_name))
 }
 
-fn cast(value: &str, to: &Column) -> String {
+fn cast(value: String, to: &Column, together: bool) -> String {
+    if !together {
+        return value;
+    }
     let array = if to.array { "[]" } else { "" };
     format!("{value}::{}{array}", qualified(&to.type_schema, &to.type_base))
 }
@@ -102,19 +106,21 @@ mod tests {
             ("text", "integer", false),
             ("timestamp with time zone", "timestamp without time zone", false),
         ] {
-            assert_eq!(fit(&base(from), "a", &base(to), "b") == Fit::Wider, fits, "{from} to {to}");
+            assert_eq!(fit(&base(from), "a", &base(to), "b", true) == Fit::Wider, fits, "{from} to {to}");
         }
     }
 
     #[test]
     fn types_of_the_schemas_own_are_compared_by_what_they_are() {
         let shard = |shape| column("shard_0.mood", "shard_0", "mood", 'e', shape);
-        let target = column("public.mood", "public", "mood", 'e', "sad\nok");
+        let target = column("public.mood", "public", "mood", 'e', "\"sad\"\n\"ok\"");
         let cast = "\"c\"::pg_catalog.text::\"public\".\"mood\"";
-        assert_eq!(fit(&shard("sad\nok"), "shard_0", &target, "public"), Fit::Cast(cast.to_owned()));
-        assert_eq!(fit(&shard("ok"), "shard_0", &target, "public"), Fit::Cast(cast.to_owned()));
-        assert!(matches!(fit(&shard("ok\nglad"), "shard_0", &target, "public"), Fit::No(_)));
-        let other = column("other.mood", "other", "mood", 'e', "sad\nok");
-        assert!(matches!(fit(&other, "shard_0", &target, "public"), Fit::No(_)));
+        assert_eq!(fit(&shard("\"sad\"\n\"ok\""), "shard_0", &target, "public", true), Fit::Cast(cast.to_owned()));
+        let text = "\"c\"::pg_catalog.text";
+        assert_eq!(fit(&shard("\"ok\""), "shard_0", &target, "public", false), Fit::Cast(text.to_owned()));
+        assert_eq!(fit(&shard("\"ok\""), "shard_0", &target, "public", true), Fit::Cast(cast.to_owned()));
+        assert!(matches!(fit(&shard("\"ok\"\n\"glad\""), "shard_0", &target, "public", true), Fit::No(_)));
+        let other = column("other.mood", "other", "mood", 'e', "\"sad\"\n\"ok\"");
+        assert!(matches!(fit(&other, "shard_0", &target, "public", true), Fit::No(_)));
     }
 }

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     merge::{Conflict, ForeignKey, Part, Place, Sequence, map_name},
-    postgres::quote::{ident, ident_list, qualified},
+    postgres::quote::{ident, ident_list, literal, qualified},
     secret::Text,
 };
 
@@ -55,8 +55,8 @@ impl FillTable {
         let value = |filled: &crate::merge::Filled| match &filled.mapped {
             Some(table) => format!(
                 "(SELECT m.new FROM {} m WHERE m.source = {} AND m.old = r.{})",
-                map_of(table),
-                crate::postgres::quote::literal(&part.label),
+                map_of(schema, table),
+                literal(&part.label),
                 ident(&filled.column)
             ),
             None => format!("r.{}", ident(&filled.column)),
@@ -70,7 +70,7 @@ impl FillTable {
         let overriding = if self.overriding { " OVERRIDING SYSTEM VALUE" } else { "" };
         let conflict = if self.conflict == Conflict::Fail { "" } else { " ON CONFLICT DO NOTHING" };
         let returning = match returning {
-            true => format!(" RETURNING {}", self.as_in_the_sources(&qualified(schema, &self.name))),
+            true => format!(" RETURNING {}", self.as_in_the_sources(schema, &qualified(schema, &self.name))),
             false => String::new(),
         };
         format!(
@@ -81,10 +81,14 @@ impl FillTable {
     }
 
     /// Returns the compared columns of the relation `alias`, changed keys as they were in the sources.
-    fn as_in_the_sources(&self, alias: &str) -> String {
+    fn as_in_the_sources(&self, schema: &str, alias: &str) -> String {
         let value = |column: &String| match self.mapped.get(column) {
             Some(table) => {
-                format!("(SELECT m.old FROM {} m WHERE m.new = {alias}.{1}) AS {1}", map_of(table), ident(column))
+                format!(
+                    "(SELECT m.old FROM {} m WHERE m.new = {alias}.{1}) AS {1}",
+                    map_of(schema, table),
+                    ident(column)
+                )
             }
             None => format!("{alias}.{}", ident(column)),
         };
@@ -94,14 +98,14 @@ impl FillTable {
     /// Returns the query for the table's rows as the sources would give them.
     #[must_use]
     pub fn select(&self, schema: &str) -> String {
-        format!("SELECT {} FROM {} t", self.as_in_the_sources("t"), qualified(schema, &self.name))
+        format!("SELECT {} FROM {} t", self.as_in_the_sources(schema, "t"), qualified(schema, &self.name))
     }
 }
 
-/// Returns the table that says which keys of a table became which, quoted.
+/// Returns the table that says which keys of a table of the target became which, quoted.
 #[must_use]
-pub fn map_of(table: &str) -> String {
-    qualified("pgplan", &map_name(table))
+pub fn map_of(schema: &str, table: &str) -> String {
+    qualified("pgplan", &map_name(schema, table))
 }
 
 /// New keys to give to the rows of a table, before the rows themselves are moved.

@@ -15,8 +15,8 @@ use crate::{
     error::{ErrorKind, StepError},
     facts::MergeFacts,
     merge::{
-        Catalog, Conflict, Existing, Finding, Layout, Method, OFFSET_STEP, Severity, Source, Spec, look_alikes,
-        overflow,
+        Catalog, Conflict, Existing, Finding, Layout, Method, OFFSET_STEP, Severity, Source, Spec, TableLayout,
+        look_alikes, overflow,
     },
     postgres::{
         ConnInfo, Session,
@@ -87,18 +87,23 @@ async fn begin(session: &Session, floats: Floats) -> Result<(), StepError> {
     execute(session, "begin a look", "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await
 }
 
-/// Looks at the sources and the target of a merge; `infos` holds the addresses of all its databases.
+/// Hears what a look is doing: `table 3 of 17: origins: keys`.
+pub type Tell<'a> = &'a (dyn Fn(String) + Send + Sync);
+
+/// Looks at the sources and the target of a merge; `infos` holds the addresses of all its databases, and `tell` hears
+/// what is being looked at.
 ///
 /// # Errors
 /// A server cannot be reached, or refused a question that a role which may read every table may ask.
-pub async fn look(spec: &Spec, infos: &BTreeMap<String, ConnInfo>) -> Result<MergeFacts, StepError> {
+pub async fn look(spec: &Spec, infos: &BTreeMap<String, ConnInfo>, tell: Tell<'_>) -> Result<MergeFacts, StepError> {
     let sessions = Sessions::open(infos).await?;
-    let found = look_through(spec, &sessions).await;
+    let found = look_through(spec, &sessions, tell).await;
     sessions.close().await;
     found
 }
 
-async fn look_through(spec: &Spec, sessions: &Sessions) -> Result<MergeFacts, StepError> {
+async fn look_through(spec: &Spec, sessions: &Sessions, tell: Tell<'_>) -> Result<MergeFacts, StepError> {
+    tell("the catalogs".to_owned());
     let mut schemas = BTreeMap::new();
     for (name, session) in &sessions.open {
         schemas.insert(name.clone(), catalog::schemas(session).await?);
@@ -120,10 +125,11 @@ async fn look_through(spec: &Spec, sessions: &Sessions) -> Result<MergeFacts, St
         layout,
         ..MergeFacts::default()
     };
+    tell("what the plan requires of the sources".to_owned());
     preconditions(&sources, &mut facts, sessions).await?;
-    count(spec, &mut facts, sessions).await?;
+    count(spec, &mut facts, sessions, tell).await?;
     if !facts.merged_already {
-        let asked = data::Asked { spec, facts: &facts, sessions };
+        let asked = data::Asked { spec, facts: &facts, sessions, tell };
         let mut found = asked.collisions().await?;
         found.extend(asked.orphans().await?);
         facts.findings.extend(found);
@@ -199,13 +205,11 @@ async fn step(spec: &Spec, layout: &Layout, sessions: &Sessions) -> Result<Optio
             continue;
         }
         for (database, parts) in data::by_database(table) {
-            let found = first(sessions.of(database)?, "look for the largest key", &overflow(&parts, column)).await?;
-            largest = largest.max(found.and_then(|found| found.parse().ok()).unwrap_or_default());
+            largest = largest.max(largest_key(sessions.of(database)?, &overflow(&parts, column)).await?);
         }
         if spec.existing_rows == Existing::Keep {
             let own = format!("SELECT pg_catalog.max({}) FROM {}", ident(column), data::own(spec, table));
-            let found = first(sessions.of(&spec.into.database)?, "look for the largest key", &own).await?;
-            largest = largest.max(found.and_then(|found| found.parse().ok()).unwrap_or_default());
+            largest = largest.max(largest_key(sessions.of(&spec.into.database)?, &own).await?);
         }
     }
     Ok(Some(keys.step.unwrap_or_else(|| {
@@ -217,10 +221,24 @@ async fn step(spec: &Spec, layout: &Layout, sessions: &Sessions) -> Result<Optio
     })))
 }
 
+/// Returns the largest integer that a query gives; what is below zero, or nothing, is 0.
+async fn largest_key(session: &Session, sql: &str) -> Result<u64, StepError> {
+    let Some(found) = first(session, "look for the largest key", sql).await? else { return Ok(0) };
+    let wrong = |_| StepError::new(ErrorKind::Internal, format!("the largest key is {found}, which is no integer"));
+    Ok(u64::try_from(found.parse::<i64>().map_err(wrong)?).unwrap_or(0))
+}
+
+/// Returns which table of how many is looked at, and what of it.
+fn at(layout: &Layout, table: &TableLayout, what: &str) -> String {
+    let number = layout.tables().position(|other| other.name == table.name).map_or(0, |at| at + 1);
+    format!("table {number} of {}: {}: {what}", layout.tables().count(), on_one_line(&table.name))
+}
+
 /// Counts rows on both sides, and judges those that the target holds.
-async fn count(spec: &Spec, facts: &mut MergeFacts, sessions: &Sessions) -> Result<(), StepError> {
+async fn count(spec: &Spec, facts: &mut MergeFacts, sessions: &Sessions, tell: Tell<'_>) -> Result<(), StepError> {
     let mut doubtful = Vec::new();
     for table in facts.layout.tables() {
+        tell(at(&facts.layout, table, "counting"));
         let counted = facts.rows.entry(table.name.clone()).or_default();
         for (database, parts) in data::by_database(table) {
             for (label, rows, wrong) in data::count(sessions.of(database)?, &parts).await? {
@@ -232,8 +250,8 @@ async fn count(spec: &Spec, facts: &mut MergeFacts, sessions: &Sessions) -> Resu
             }
         }
         let sql = format!("SELECT pg_catalog.count(*) FROM {}", data::own(spec, table));
-        let held = first(sessions.of(&spec.into.database)?, "count the target's rows", &sql).await?;
-        if let Some(held) = held.and_then(|held| held.parse().ok()).filter(|held| *held > 0) {
+        let held = rows::count(sessions.of(&spec.into.database)?, "count the target's rows", &sql).await?;
+        if held > 0 {
             facts.held.insert(table.name.clone(), held);
         }
     }
@@ -247,7 +265,7 @@ async fn count(spec: &Spec, facts: &mut MergeFacts, sessions: &Sessions) -> Resu
     let new_ids = spec.keys.as_ref().is_some_and(|keys| keys.method == Method::NewId);
     let plain = facts.layout.tables().all(|table| table.conflict == Conflict::Fail);
     if same && plain && !new_ids && !facts.layout.is_blocked() {
-        facts.merged_already = content::is_same(spec, &facts.layout, sessions).await?;
+        facts.merged_already = content::is_same(spec, &facts.layout, sessions, tell).await?;
     }
     if !facts.merged_already {
         let found = facts.held.iter().map(|(table, rows)| {

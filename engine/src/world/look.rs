@@ -1,6 +1,9 @@
 //! What a step asks to be looked at, before its actions are listed.
 
-use std::{collections::BTreeMap, sync::PoisonError};
+use std::{
+    collections::BTreeMap,
+    sync::{Mutex, PoisonError},
+};
 
 use tokio_util::sync::CancellationToken;
 
@@ -45,7 +48,7 @@ impl Real {
                     facts.programs.insert(key.clone(), found);
                 }
                 Look::Program { .. } => {}
-                Look::Merge(spec) => facts.merge = self.look_at_merge(spec, names).await?,
+                Look::Merge(spec) => facts.merge = self.look_at_merge(&cx.step, spec, names).await?,
                 Look::Preflight(op) => self.look_for_hazards(op, names, cx, &mut facts).await?,
                 Look::Dump { file } if self.settings.dry_run && !file.exists() => {}
                 Look::Dump { file } => {
@@ -57,13 +60,24 @@ impl Real {
     }
 
     /// Looks at a merge when all its databases can be reached now.
-    async fn look_at_merge(&self, spec: &merge::Spec, names: &Lookup) -> Result<Option<MergeFacts>, StepError> {
+    async fn look_at_merge(
+        &self,
+        step: &str,
+        spec: &merge::Spec,
+        names: &Lookup,
+    ) -> Result<Option<MergeFacts>, StepError> {
         let mut infos = BTreeMap::new();
         for database in spec.read_databases().into_iter().chain([spec.into.database.clone()]) {
             let Known::Now(info) = names.connection(&database)? else { return Ok(None) };
             infos.insert(database, info);
         }
-        survey::merge::look(spec, &infos).await.map(Some)
+        let doing = Mutex::new(String::new());
+        let tell = |what| *doing.lock().unwrap_or_else(PoisonError::into_inner) = what;
+        let look = survey::merge::look(spec, &infos, &tell);
+        match &self.settings.watch {
+            Some(watch) => watch.during(step, &doing, look).await.map(Some),
+            None => look.await.map(Some),
+        }
     }
 
     /// Looks for hazards, as far as the servers are there by now.

@@ -2,7 +2,7 @@
 
 use secrecy::ExposeSecret as _;
 
-use super::{Filled, Sessions, item_prefix, receipt_name};
+use super::{Filled, Sessions, receipts_of_tables};
 use crate::{
     action::Output,
     error::{ErrorKind, StepError},
@@ -11,10 +11,10 @@ use crate::{
     postgres::{
         connect::execute,
         quote::{on_one_line, qualified},
-        rows::first,
+        rows::count,
     },
     quantity::counted,
-    receipt::{self, Receipt},
+    receipt,
 };
 
 /// Empties the tables when they hold just as many rows as the merge put in.
@@ -30,7 +30,7 @@ pub async fn empty(op: &EmptyTables, cx: &PerformCx) -> Result<Output, StepError
 
 async fn in_transaction(op: &EmptyTables, cx: &PerformCx, sessions: &Sessions) -> Result<Output, StepError> {
     let session = &sessions.target;
-    let receipts = receipt::all(session, &cx.run_id, &receipt_name(cx, item_prefix(cx, &op.own))).await?;
+    let receipts = receipt::all(session, &cx.run_id, &receipts_of_tables(cx, &op.own)).await?;
     execute(session, "begin", "BEGIN").await?;
     for sql in &op.first {
         execute(session, "take the mark of completion back", cx.reveal(sql)?.expose_secret()).await?;
@@ -39,9 +39,11 @@ async fn in_transaction(op: &EmptyTables, cx: &PerformCx, sessions: &Sessions) -
     for (table, expected) in &op.tables {
         let name = qualified(&op.into.schema, table);
         execute(session, "lock the table", &format!("LOCK TABLE {name} IN SHARE ROW EXCLUSIVE MODE")).await?;
-        let held = first(session, "count the rows", &format!("SELECT pg_catalog.count(*) FROM {name}")).await?;
-        let held: u64 = held.and_then(|held| held.parse().ok()).unwrap_or_default();
-        let merged: Vec<Filled> = receipts.iter().filter_map(|receipt: &Receipt| receipt.output(table)).collect();
+        let held = count(session, "count the rows", &format!("SELECT pg_catalog.count(*) FROM {name}")).await?;
+        let mut merged: Vec<Filled> = Vec::new();
+        for receipt in &receipts {
+            merged.extend(receipt.output(table)?);
+        }
         // When a run has ended well, its receipts are dropped.
         let merged = match (merged.is_empty(), expected) {
             (true, _) if held == 0 => 0,

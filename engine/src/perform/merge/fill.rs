@@ -17,7 +17,7 @@ use crate::{
         connect::execute,
         copy::{digest, pipe},
         quote::{ident, ident_list, literal, on_one_line, qualified},
-        rows::{first, number, rows},
+        rows::{count, count_in, first, rows, text},
     },
     quantity::counted,
 };
@@ -140,7 +140,7 @@ async fn fill_table(
             bring(sessions.reader(part)?, target, part, &own).await.map_err(told)?
         } else {
             let select = stage(table, part, sessions, &own).await.map_err(told)?;
-            nowhere(target, table, part, &select).await.map_err(told)?;
+            nowhere(target, table, part, schema, &select).await.map_err(told)?;
             if counts {
                 let (inserted, given) = with_conflicts(target, table, part, schema, &select).await.map_err(told)?;
                 *filled.inserted.get_or_insert_default() += inserted;
@@ -169,7 +169,7 @@ async fn stage(table: &FillTable, part: &Part, sessions: &Sessions, own: &str) -
         "DROP TABLE IF EXISTS {STAGE}; CREATE TEMPORARY TABLE {} ON COMMIT DROP AS SELECT {list} FROM {own} WITH NO DATA",
         STAGE.trim_start_matches("pg_temp.")
     );
-    execute(target, &format!("make a place for rows of {}", table.name), &sql).await?;
+    execute(target, &format!("make a place for rows of {}", on_one_line(&table.name)), &sql).await?;
     bring(sessions.reader(part)?, target, part, STAGE).await?;
     Ok(format!("SELECT {list} FROM {STAGE} s"))
 }
@@ -189,7 +189,7 @@ async fn insert(session: &Session, sql: &str) -> Result<u64, StepError> {
         SimpleQueryMessage::CommandComplete(count) => Some(*count),
         _ => None,
     });
-    Ok(count.unwrap_or_default())
+    count.ok_or_else(|| StepError::new(ErrorKind::Internal, "the server did not say how many rows it put in"))
 }
 
 /// Puts in what has no equal key yet; returns what was put in and what the source has.
@@ -215,8 +215,7 @@ async fn with_conflicts(
             list("r"),
             list("t")
         );
-        let differ = first(session, "compare rows of one key", &sql).await?;
-        let differ: u64 = differ.and_then(|text| text.parse().ok()).unwrap_or_default();
+        let differ = count(session, "compare rows of one key", &sql).await?;
         if differ > 0 {
             let message = format!("{} with the key of another row and other values", counted(differ, "row"));
             return Err(StepError::new(ErrorKind::Verification, message)
@@ -227,7 +226,13 @@ async fn with_conflicts(
 }
 
 /// Refuses references through a map of new keys that lead nowhere: they would become null.
-async fn nowhere(session: &Session, table: &FillTable, part: &Part, select: &str) -> Result<(), StepError> {
+async fn nowhere(
+    session: &Session,
+    table: &FillTable,
+    part: &Part,
+    schema: &str,
+    select: &str,
+) -> Result<(), StepError> {
     for filled in &part.filled {
         let Some(to) = &filled.mapped else { continue };
         let column = ident(&filled.column);
@@ -235,13 +240,16 @@ async fn nowhere(session: &Session, table: &FillTable, part: &Part, select: &str
             "SELECT pg_catalog.count(*), pg_catalog.min(r.{column}::pg_catalog.text) FROM ({select}) r \
              WHERE r.{column} IS NOT NULL AND NOT EXISTS \
              (SELECT FROM {} m WHERE m.source = {} AND m.old = r.{column})",
-            map_of(to),
+            map_of(schema, to),
             literal(&part.label)
         );
-        let found = rows(session, "look for references that lead nowhere", &sql).await?;
-        let count = found.first().and_then(|row| number(row, 0)).unwrap_or_default();
-        if count > 0 {
-            let example = found.first().and_then(|row| row.get(1)).unwrap_or_default();
+        let doing = "look for references that lead nowhere";
+        for row in rows(session, doing, &sql).await? {
+            let count = count_in(session, doing, &row, 0)?;
+            if count == 0 {
+                continue;
+            }
+            let (example, to) = (on_one_line(text(&row, 1)), on_one_line(to));
             let message = format!(
                 "{} of column {} to a key of {to} that is not there, for example {example}",
                 counted(count, "reference"),
@@ -249,7 +257,7 @@ async fn nowhere(session: &Session, table: &FillTable, part: &Part, select: &str
             );
             let help = "mend the references in the source, or leave the column out of `keys.references`";
             return Err(StepError::new(ErrorKind::Verification, message)
-                .detail(format!("table {}", table.name))
+                .detail(format!("table {}", on_one_line(&table.name)))
                 .help(help));
         }
     }

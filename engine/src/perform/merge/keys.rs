@@ -9,8 +9,8 @@ use crate::{
     postgres::{
         connect::execute,
         copy::pipe,
-        quote::{ident, literal, qualified},
-        rows::first,
+        quote::{ident, literal, on_one_line, qualified},
+        rows::count,
     },
     quantity::counted,
 };
@@ -29,8 +29,10 @@ pub async fn map_keys(op: &MapKeys, cx: &PerformCx) -> Result<Output, StepError>
 
 async fn in_transaction(op: &MapKeys, sessions: &Sessions) -> Result<Output, StepError> {
     let target = &sessions.target;
-    let (map, column) = (map_of(&op.table), ident(&op.column));
+    let (map, column) = (map_of(&op.into.schema, &op.table), ident(&op.column));
     let own = qualified(&op.into.schema, &op.table);
+    // No receipt says that this run has made it: it is left from a run that was given up or taken back.
+    execute(target, "drop an earlier map of keys", &format!("DROP TABLE IF EXISTS {map}")).await?;
     let sql = format!(
         "CREATE TABLE {map} AS SELECT ''::pg_catalog.text AS source, {column} AS old, {column} AS new FROM {own} WITH NO DATA"
     );
@@ -55,12 +57,13 @@ async fn in_transaction(op: &MapKeys, sessions: &Sessions) -> Result<Output, Ste
             literal(&part.label),
             op.next
         );
-        execute(target, "give new keys", &sql).await.map_err(|error| error.detail(format!("source {}", part.label)))?;
+        execute(target, "give new keys", &sql)
+            .await
+            .map_err(|error| error.detail(format!("source {}", on_one_line(&part.label))))?;
     }
     let sql = format!("CREATE UNIQUE INDEX ON {map} (source, old); CREATE UNIQUE INDEX ON {map} (new); ANALYZE {map}");
     execute(target, "index the map of keys", &sql).await?;
-    let count = first(target, "count the keys", &format!("SELECT pg_catalog.count(*) FROM {map}")).await?;
-    let keys: u64 = count.and_then(|count| count.parse().ok()).unwrap_or_default();
+    let keys = count(target, "count the keys", &format!("SELECT pg_catalog.count(*) FROM {map}")).await?;
     let mut output = Output::said(counted(keys, "new key"));
     output.rows = Some(keys);
     Ok(output)

@@ -149,6 +149,12 @@ async fn exactly_once(
     Ok(output)
 }
 
+/// Returns what the names of receipts of filled tables begin with, for an action whose id in its step is `own`. Other
+/// receipts of the step have outputs that a table may be called like.
+fn receipts_of_tables(cx: &PerformCx, own: &str) -> String {
+    receipt_name(cx, &format!("{}table/", item_prefix(cx, own)))
+}
+
 /// Returns the name of an action's receipt.
 fn receipt_name(cx: &PerformCx, action: &str) -> String {
     format!("{}/{action}", cx.receipt_step())

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use secrecy::ExposeSecret as _;
 
-use super::{Filled, Sessions, exactly_once, item_prefix, receipt_name, sequences};
+use super::{Filled, Sessions, exactly_once, receipts_of_tables, sequences};
 use crate::{
     action::{Output, OutputValue},
     digest::Rows,
@@ -21,7 +21,7 @@ use crate::{
         connect::execute,
         copy::digest,
         quote::{ident, on_one_line, qualified},
-        rows::{first, flag, number, rows},
+        rows::{count, flag, rows},
     },
     quantity::counted,
     receipt,
@@ -78,7 +78,10 @@ impl Proof<'_> {
         let mut wrong = Vec::new();
         for table in &op.tables {
             let filled = recorded.get(&table.name).cloned().unwrap_or_default();
-            let (Some(given), Some(held)) = (given.get(&table.name), held.get(&table.name)) else { continue };
+            let (Some(given), Some(held)) = (given.get(&table.name), held.get(&table.name)) else {
+                let message = format!("{} was not read", on_one_line(&table.name));
+                return Err(StepError::new(ErrorKind::Internal, message));
+            };
             wrong.extend(judge(table, &filled, given, *held, op.by_another_run));
         }
         wrong.extend(self.foreign_keys().await?);
@@ -100,14 +103,16 @@ impl Proof<'_> {
 
     /// Reads what the receipts of the filled tables say; a table that was filled in parts has several.
     async fn recorded(&self) -> Result<BTreeMap<String, Filled>, StepError> {
-        let prefix = receipt_name(self.cx, item_prefix(self.cx, ID));
+        let prefix = receipts_of_tables(self.cx, ID);
         let receipts = receipt::all(&self.sessions.target, &self.cx.run_id, &prefix).await?;
         let mut all: BTreeMap<String, Filled> = BTreeMap::new();
         for table in &self.op.tables {
             let whole = all.entry(table.name.clone()).or_default();
-            for (index, filled) in
-                receipts.iter().filter_map(|receipt| receipt.output::<Filled>(&table.name)).enumerate()
-            {
+            let mut parts = Vec::new();
+            for receipt in &receipts {
+                parts.extend(receipt.output::<Filled>(&table.name)?);
+            }
+            for (index, filled) in parts.into_iter().enumerate() {
                 // Before the first part the table was as it was before the merge.
                 whole.before = if index == 0 { filled.before } else { earliest(whole.before, filled.before) };
                 whole.rows.extend(filled.rows);
@@ -155,10 +160,8 @@ impl Proof<'_> {
     async fn foreign_keys(&self) -> Result<Vec<String>, StepError> {
         let mut wrong = Vec::new();
         for (table, key) in &self.op.foreign_keys {
-            let found =
-                rows(&self.sessions.target, "validate a foreign key", &validate(&self.op.into.schema, table, key))
-                    .await?;
-            let count = found.first().and_then(|row| number(row, 0)).unwrap_or_default();
+            let sql = validate(&self.op.into.schema, table, key);
+            let count = count(&self.sessions.target, "validate a foreign key", &sql).await?;
             if count > 0 {
                 let (table, key) = (on_one_line(table), on_one_line(&key.name));
                 wrong.push(format!("{table}: foreign key {key}: {} to nowhere", counted(count, "reference")));
@@ -187,7 +190,7 @@ impl Proof<'_> {
 
     async fn drop_maps(&self) -> Result<(), StepError> {
         for table in self.op.tables.iter().filter(|table| table.mapped.values().any(|root| *root == table.name)) {
-            let sql = format!("DROP TABLE IF EXISTS {}", map_of(&table.name));
+            let sql = format!("DROP TABLE IF EXISTS {}", map_of(&self.op.into.schema, &table.name));
             execute(&self.sessions.target, "drop the map of keys", &sql).await?;
         }
         Ok(())
@@ -253,8 +256,8 @@ async fn contents(session: &Session, select: &str, columns: &[String]) -> Result
     if !columns.is_empty() {
         return digest(session, &format!("COPY ({select}) TO STDOUT")).await;
     }
-    let count = first(session, "count rows", &format!("SELECT pg_catalog.count(*) FROM ({select}) r")).await?;
-    Ok(Rows { rows: count.and_then(|count| count.parse().ok()).unwrap_or_default(), ..Rows::default() })
+    let rows = count(session, "count rows", &format!("SELECT pg_catalog.count(*) FROM ({select}) r")).await?;
+    Ok(Rows { rows, ..Rows::default() })
 }
 
 /// Compares what a table holds with what its sources give.

@@ -87,9 +87,22 @@ async fn furthest(
     column: &str,
     increment: i128,
 ) -> Result<Option<i128>, StepError> {
-    let edge = if increment > 0 { "max" } else { "min" };
-    let sql = format!("SELECT pg_catalog.{edge}({}) FROM {}", ident(column), qualified(&into.schema, table));
-    Ok(first(session, "look for the furthest value", &sql).await?.and_then(|value| value.parse().ok()))
+    // A column of type `numeric` may hold fractions.
+    let (edge, whole) = if increment > 0 { ("max", "ceil") } else { ("min", "floor") };
+    let sql = format!(
+        "SELECT pg_catalog.{whole}(pg_catalog.{edge}({})::pg_catalog.numeric) FROM {}",
+        ident(column),
+        qualified(&into.schema, table)
+    );
+    match first(session, "look for the furthest value", &sql).await? {
+        Some(value) => value.parse().map(Some).map_err(|_| no_number(column, &value)),
+        None => Ok(None),
+    }
+}
+
+fn no_number(name: &str, value: &str) -> StepError {
+    let message = format!("the furthest value of {} is {}, which is no number", on_one_line(name), on_one_line(value));
+    StepError::new(ErrorKind::Object, message)
 }
 
 async fn furthest_source(
@@ -103,7 +116,8 @@ async fn furthest_source(
     for place in sources {
         let session =
             if place.database == into.database { Some(&sessions.target) } else { sessions.others.get(&place.database) };
-        let Some(session) = session else { continue };
+        let missing = || StepError::new(ErrorKind::Internal, format!("`{}` is not connected", place.database));
+        let session = session.ok_or_else(missing)?;
         let own = qualified(&place.schema, name);
         let there = format!("SELECT pg_catalog.to_regclass({}) IS NOT NULL", literal(&own));
         if first(session, "look for a sequence", &there).await?.as_deref() != Some("t") {
@@ -111,7 +125,7 @@ async fn furthest_source(
         }
         let sql = format!("SELECT last_value FROM {own} WHERE is_called");
         let Some(value) = first(session, "read a sequence", &sql).await? else { continue };
-        let value: Option<i128> = value.parse().ok();
+        let value = Some(value.parse().map_err(|_| no_number(name, &value))?);
         reached = match (reached, value) {
             (Some(one), Some(other)) => Some(if increment > 0 { one.max(other) } else { one.min(other) }),
             (one, other) => one.or(other),

@@ -10,7 +10,7 @@ use crate::{
     postgres::{
         Session,
         quote::literal,
-        rows::{flag, number, rows, text},
+        rows::{count_in, flag, rows, text},
     },
 };
 
@@ -30,7 +30,7 @@ pub(super) async fn read(session: &Session, wanted: &BTreeSet<String>) -> Result
     for row in rows(session, "read the tables of the merge", &tables_sql(session.server_version_num(), &names)).await? {
         let relation = Relation {
             relkind: text(&row, 2).chars().next().unwrap_or('r'),
-            bytes: number(&row, 3).unwrap_or_default(),
+            bytes: count_in(session, "read the tables of the merge", &row, 3)?,
             hides_rows: flag(&row, 4),
             columns: json(text(&row, 5))?,
             keys: json(text(&row, 6))?,
@@ -72,9 +72,9 @@ fn tables_sql(version: u32, schemas: &str) -> String {
            'type_name', format_type(a.atttypid, a.atttypmod), \
            'type_schema', tn.nspname, 'type_base', e.typname, 'array', e.oid <> t.oid, 'type_kind', e.typtype, \
            'type_shape', coalesce(CASE e.typtype \
-              WHEN 'e' THEN (SELECT string_agg(enumlabel, chr(10) ORDER BY enumsortorder) FROM pg_enum WHERE enumtypid = e.oid) \
+              WHEN 'e' THEN (SELECT string_agg(to_json(enumlabel::text)::text, chr(10) ORDER BY enumsortorder) FROM pg_enum WHERE enumtypid = e.oid) \
               WHEN 'd' THEN format_type(e.typbasetype, e.typtypmod) \
-              WHEN 'c' THEN (SELECT string_agg(attname || ' ' || format_type(atttypid, atttypmod), chr(10) ORDER BY attnum) \
+              WHEN 'c' THEN (SELECT string_agg(to_json(attname::text)::text || ' ' || format_type(atttypid, atttypmod), chr(10) ORDER BY attnum) \
                              FROM pg_attribute WHERE attrelid = e.typrelid AND attnum > 0 AND NOT attisdropped) END, ''), \
            'not_null', a.attnotnull, 'generated', {generated}, 'identity', {identity}, \
            'default', CASE WHEN NOT ({generated}) THEN pg_get_expr(d.adbin, d.adrelid) END) ORDER BY a.attnum), '[]') \

@@ -1,6 +1,6 @@
 //! Whether the target holds just what a merge would give.
 
-use super::Sessions;
+use super::{Sessions, Tell, at};
 use crate::{
     digest::Rows,
     error::StepError,
@@ -12,12 +12,18 @@ use crate::{
 };
 
 /// Compares the contents of every table with what its sources would give.
-pub(super) async fn is_same(spec: &Spec, layout: &Layout, sessions: &Sessions) -> Result<bool, StepError> {
+pub(super) async fn is_same(
+    spec: &Spec,
+    layout: &Layout,
+    sessions: &Sessions,
+    tell: Tell<'_>,
+) -> Result<bool, StepError> {
     for table in layout.tables() {
         let columns = &table.common;
         if columns.is_empty() {
             continue;
         }
+        tell(at(layout, table, "whether the target holds its rows already"));
         let mut given = Rows::default();
         for part in &table.parts {
             let copy = format!("COPY ({}) TO STDOUT", part.select(columns));

@@ -3,11 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
-    Sessions,
+    Sessions, Tell, at,
     streams::{Key, Keys, Merged},
 };
 use crate::{
-    error::StepError,
+    error::{ErrorKind, StepError},
     facts::MergeFacts,
     merge::{
         Conflict, Finding, ForeignKey, OWN, Part, Place, Rows, Severity, Spec, TableLayout, UniqueKey, collisions,
@@ -16,7 +16,7 @@ use crate::{
     postgres::{
         Session,
         quote::{ident, on_one_line, qualified},
-        rows::{number, rows, text},
+        rows::{count_in, rows, text},
     },
     quantity::counted,
 };
@@ -47,17 +47,26 @@ pub(super) async fn count(
     parts: &[(usize, &Part)],
 ) -> Result<Vec<(String, u64, Vec<String>)>, StepError> {
     let mut all = Vec::new();
-    for row in rows(session, "count the rows of the sources", &counts(parts)).await? {
-        let number = number(&row, 0).unwrap_or_default();
-        let Some((_, part)) = parts.iter().find(|(at, _)| *at as u64 == number) else { continue };
-        let wrong = text(&row, 2).split(',').zip(&part.doubts).filter(|(count, _)| !matches!(*count, "" | "0"));
-        let rows = |count: &str| counted(count.parse().unwrap_or_default(), "row");
-        let wrong =
-            wrong.map(|(count, (_, words))| format!("{} with {words}, which the target does not allow", rows(count)));
-        let rows = crate::postgres::rows::number(&row, 1).unwrap_or_default();
-        all.push((part.label.clone(), rows, wrong.collect()));
+    let doing = "count the rows of the sources";
+    let unread =
+        |what: &str| StepError::new(ErrorKind::Internal, format!("{what} of the sources' rows cannot be read"));
+    for row in rows(session, doing, &counts(parts)).await? {
+        let number = count_in(session, doing, &row, 0)?;
+        let part = parts.iter().find(|(at, _)| *at as u64 == number).map(|(_, part)| part);
+        let part = part.ok_or_else(|| unread("the number"))?;
+        let mut wrong = Vec::new();
+        for (count, (_, words)) in text(&row, 2).split_terminator(',').zip(&part.doubts) {
+            let count: u64 = count.parse().map_err(|_| unread("the doubts"))?;
+            if count > 0 {
+                wrong.push(format!("{} with {words}, which the target does not allow", counted(count, "row")));
+            }
+        }
+        all.push((part.label.clone(), count_in(session, doing, &row, 1)?, wrong));
     }
-    Ok(all)
+    match all.len() == parts.len() {
+        true => Ok(all),
+        false => Err(unread("the counts")),
+    }
 }
 
 /// What is asked, and of whom.
@@ -65,6 +74,7 @@ pub(super) struct Asked<'a> {
     pub(super) spec: &'a Spec,
     pub(super) facts: &'a MergeFacts,
     pub(super) sessions: &'a Sessions,
+    pub(super) tell: Tell<'a>,
 }
 
 /// A key that several rows have.
@@ -86,6 +96,7 @@ impl Asked<'_> {
     pub(super) async fn collisions(&self) -> Result<Vec<Finding>, StepError> {
         let mut findings = Vec::new();
         for table in self.facts.layout.tables() {
+            (self.tell)(at(&self.facts.layout, table, "keys"));
             for key in table.keys() {
                 let columns = columns_of(table, key);
                 if table.parts.iter().all(|part| !columns.iter().all(|column| part.columns().contains(column))) {
@@ -167,6 +178,7 @@ impl Asked<'_> {
     pub(super) async fn orphans(&self) -> Result<Vec<Finding>, StepError> {
         let mut findings = Vec::new();
         for table in self.facts.layout.tables() {
+            (self.tell)(at(&self.facts.layout, table, "references"));
             for key in &table.relation.foreign_keys {
                 let parents = (key.to_schema == self.spec.into.schema)
                     .then(|| self.facts.layout.tables().find(|other| other.name == key.to_table))
@@ -232,9 +244,12 @@ impl Asked<'_> {
             let all = parent_parts.get(only).cloned().unwrap_or_default();
             let parents = parents.map(|table| Rows { table, parts: &all, own: held.then_some(&self.spec.into) });
             let sql = orphans(Rows { table, parts: doubtful, own: None }, key, parents);
-            let found = rows(self.sessions.of(only)?, "look for references that lead nowhere", &sql).await?;
-            let examples = found.iter().map(|row| (text(row, 0).to_owned(), text(row, 1).parse().unwrap_or(OWN)));
-            return Ok(found.first().map(|row| (examples.collect(), number(row, 2).unwrap_or_default())));
+            let (session, doing) = (self.sessions.of(only)?, "look for references that lead nowhere");
+            let found = rows(session, doing, &sql).await?;
+            let Some(row) = found.first() else { return Ok(None) };
+            let count = count_in(session, doing, row, 2)?;
+            let examples = found.iter().map(|row| Ok((text(row, 0).to_owned(), source_of(text(row, 1))?)));
+            return Ok(Some((examples.collect::<Result<_, StepError>>()?, count)));
         }
         self.astray_between(table, doubtful, key, parents, &databases, held).await
     }
@@ -300,13 +315,19 @@ impl Asked<'_> {
     }
 }
 
+/// Returns the number of where a row is from.
+fn source_of(text: &str) -> Result<i64, StepError> {
+    text.parse().map_err(|_| StepError::new(ErrorKind::Internal, format!("{text} is no number of a source")))
+}
+
 async fn one_database(session: &Session, sql: &str) -> Result<Collisions, StepError> {
-    let found = rows(session, "look for keys that several sources have", sql).await?;
+    let doing = "look for keys that several sources have";
+    let found = rows(session, doing, sql).await?;
     let mut all = Collisions::default();
     for row in &found {
-        all.keys = number(row, 3).unwrap_or_default();
-        all.rows = number(row, 4).unwrap_or_default();
-        let sources = text(row, 2).split(',').filter_map(|source| source.parse().ok()).collect();
+        all.keys = count_in(session, doing, row, 3)?;
+        all.rows = count_in(session, doing, row, 4)?;
+        let sources = text(row, 2).split(',').map(source_of).collect::<Result<_, StepError>>()?;
         all.examples.push(Collision { key: text(row, 0).to_owned(), sources });
     }
     Ok(all)
