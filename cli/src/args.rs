@@ -48,10 +48,12 @@ pub(crate) struct Global {
 pub(crate) enum Command {
     Check(commands::check::Check),
     Plan(commands::plan::PlanCommand),
+    Rehearse(commands::rehearse::Rehearse),
     Apply(commands::apply::Apply),
     Status(commands::status::Status),
     Runs(commands::runs::Runs),
     Log(commands::log::Log),
+    Report(commands::report::Report),
     Undo(commands::undo::Undo),
     Resolve(commands::resolve::Resolve),
     Approve(commands::approve::Approve),

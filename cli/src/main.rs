@@ -54,10 +54,12 @@ fn dispatch(cli: &Cli, ui: &mut Ui) -> io::Result<Exit> {
     match &cli.command {
         Command::Check(command) => command.run(ui),
         Command::Plan(command) => command.run(ui, state),
+        Command::Rehearse(command) => command.run(ui, state),
         Command::Apply(command) => command.run(ui, state),
         Command::Status(command) => command.run(ui, state),
         Command::Runs(command) => command.run(ui, state),
         Command::Log(command) => command.run(ui, state),
+        Command::Report(command) => command.run(ui, state),
         Command::Undo(command) => command.run(ui, state),
         Command::Resolve(command) => command.run(ui, state),
         Command::Approve(command) => command.run(ui, state),

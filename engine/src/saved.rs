@@ -270,6 +270,7 @@ mod tests {
             path: "p.yaml".to_owned(),
             fingerprint: "f".to_owned(),
             servers: BTreeMap::new(),
+            downtime: None,
             steps: Vec::new(),
         };
         Saved {

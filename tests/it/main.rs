@@ -24,6 +24,7 @@ mod live_plans_dokku;
 mod live_plans_habitat;
 mod live_platforms;
 mod live_preview;
+mod live_rehearse;
 mod live_restore;
 mod live_saved;
 mod live_state;

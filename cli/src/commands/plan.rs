@@ -7,12 +7,14 @@ use std::{
 
 use clap::{Args, ValueEnum};
 use pgplan_engine::{
+    journal::Location,
     preview::{Preview, preview},
     saved::Saved,
     world::{Consent, Real, Settings},
 };
 
 use super::{
+    forecast::Measured,
     load::load,
     saved::{self, Given},
     state,
@@ -102,7 +104,10 @@ impl PlanCommand {
                     return Ok(Exit::of_error(error.kind));
                 }
             };
-            let preview = preview(&plan, &world).await;
+            let mut preview = preview(&plan, &world).await;
+            let location = Location::Folder(runs.parent().unwrap_or(&runs).to_owned());
+            let measured = Measured::read(ui, &plan, &runs, &location);
+            preview.downtime = measured.forecast(&plan, &preview.servers).map(|forecast| forecast.whole());
             self.show(ui, &preview)?;
             let failed = preview.first_failure().map(|(step, error)| (step.to_owned(), Exit::of_error(error.kind)));
             match (failed, &self.out) {

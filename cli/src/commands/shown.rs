@@ -99,6 +99,14 @@ impl Shown {
         Ok(reporters)
     }
 
+    /// Prints the end state where that is wanted.
+    pub(crate) fn print(&self, ui: &mut Ui, state: &RunState) -> io::Result<()> {
+        if self.json {
+            ui.data(format!("{}\n", serde_json::to_string(state)?))?;
+        }
+        Ok(())
+    }
+
     /// Tells how a session has ended and what can be done next (`command` writes the line for a verb); returns the exit
     /// code.
     pub(crate) fn tell(
@@ -109,9 +117,7 @@ impl Shown {
         ending: &Ending,
         command: impl Fn(&str) -> String,
     ) -> io::Result<Exit> {
-        if self.json {
-            ui.data(format!("{}\n", serde_json::to_string(state)?))?;
-        }
+        self.print(ui, state)?;
         ui.say(summary::text(plan, state));
         let failed = plan
             .steps

@@ -117,9 +117,12 @@ impl Kind for MergeShards {
     fn check(&self, to: &mut Declarations) {
         match self.selection() {
             Ok(_) => {}
-            Err((at, message)) => to.problem("merge_from", key(["from", at]), message, Some(
-                "write `from: { database: db, schemas: shard_0..shard_127 }` or `from: { databases: [a, b] }`",
-            )),
+            Err((at, message)) => to.problem(
+                "merge_from",
+                key(["from", at]),
+                message,
+                Some("write `from: { database: db, schemas: shard_0..shard_127 }` or `from: { databases: [a, b] }`"),
+            ),
         }
         if let Some(database) = &self.from.database {
             to.databases.push((database.clone(), key(["from", "database"]), super::Use::Reads));
@@ -176,7 +179,10 @@ impl MergeShards {
         match (database, schemas) {
             (Some(database), Some(schemas)) => {
                 if !databases.is_empty() || schema.is_some() {
-                    return Err(("databases", "`schemas` of one database and `databases` cannot stand together".to_owned()));
+                    return Err((
+                        "databases",
+                        "`schemas` of one database and `databases` cannot stand together".to_owned(),
+                    ));
                 }
                 selection_of(database, schemas)
             }
@@ -209,7 +215,9 @@ fn selection_of(database: &str, schemas: &Schemas) -> Result<Selection, (&'stati
         }
         Schemas::Text(text) => match text.split_once("..") {
             Some((first, last)) => range(first, last).map_err(|message| ("schemas", message))?,
-            None if text.contains(['*', '?', '#']) => return Ok(Selection::Pattern { database, pattern: text.clone() }),
+            None if text.contains(['*', '?', '#']) => {
+                return Ok(Selection::Pattern { database, pattern: text.clone() });
+            }
             None => vec![text.clone()],
         },
     };
@@ -224,7 +232,9 @@ fn range(first: &str, last: &str) -> Result<Vec<String>, String> {
         (stem, digits)
     };
     let ((stem, from), (other, to)) = (split(first.trim()), split(last.trim()));
-    let number = |digits: &str| digits.parse::<u64>().map_err(|_| format!("`{first}..{last}` is no range: both names must end in a number"));
+    let number = |digits: &str| {
+        digits.parse::<u64>().map_err(|_| format!("`{first}..{last}` is no range: both names must end in a number"))
+    };
     let (low, high) = (number(&from)?, number(&to)?);
     if stem != other || low > high {
         return Err(format!("`{first}..{last}` is no range: the names must differ only in a number that grows"));

@@ -136,9 +136,17 @@ impl Merging<'_> {
             }
             for reference in keys.references.keys().filter(|reference| !reference.contains('.')) {
                 let message = format!("`{reference}` is no `table.column`");
-                to.problem("merge_keys", key(["keys", "references", reference]), message, Some("write `notes.customer_id: customers`"));
+                to.problem(
+                    "merge_keys",
+                    key(["keys", "references", reference]),
+                    message,
+                    Some("write `notes.customer_id: customers`"),
+                );
             }
-            if keys.method == Method::NewId && self.existing_rows == Existing::Keep && self.complete.is_none_or(|c| c.unless.is_none()) {
+            if keys.method == Method::NewId
+                && self.existing_rows == Existing::Keep
+                && self.complete.is_none_or(|c| c.unless.is_none())
+            {
                 let message = "run twice, `new_id` beside existing rows merges every row twice";
                 let help = "give the step a `done_if`, or `complete` with `unless`";
                 to.warning("merge_keys", key(["existing_rows"]), message, Some(help));
@@ -210,7 +218,9 @@ impl Merging<'_> {
         }
         graph.warnings.extend(findings.iter().map(|finding| told(finding)));
         if merge.merged_already {
-            graph.notes.push("the target holds just these rows already: nothing is moved, all is proved again".to_owned());
+            graph
+                .notes
+                .push("the target holds just these rows already: nothing is moved, all is proved again".to_owned());
             graph.actions.push(self.prove(merge, Vec::new()));
             return Ok(graph);
         }
@@ -225,7 +235,8 @@ impl Merging<'_> {
             let Some((column, next)) = new_key(table, &self.into.schema) else { continue };
             let rows = total(table);
             let title = format!("give new keys to {} of {}", plural(rows, "row"), on_one_line(&table.name));
-            let op = MapKeys { into: self.place(), table: table.name.clone(), column, next, parts: table.parts.clone() };
+            let op =
+                MapKeys { into: self.place(), table: table.name.clone(), column, next, parts: table.parts.clone() };
             let id = format!("keys/{}", table.name);
             graph.actions.push(Action::new(id, title, Op::MapKeys(op), Effect::Transaction).estimate(None, Some(rows)));
         }
@@ -241,7 +252,8 @@ impl Merging<'_> {
                 triggers: self.triggers,
                 deferred,
             };
-            let split = bytes > limit && group.len() == 1 && whole.deferred.is_empty() && whole.tables[0].parts.len() > 1;
+            let split =
+                bytes > limit && group.len() == 1 && whole.deferred.is_empty() && whole.tables[0].parts.len() > 1;
             if split {
                 self.split(graph, merge, &group[0], whole, after);
                 continue;
@@ -270,7 +282,8 @@ impl Merging<'_> {
     /// Returns the actions that must be over before a group is filled: the tables that it refers to, and new keys.
     fn before(&self, graph: &ActionGraph, group: &[TableLayout], names: &BTreeSet<&str>) -> Vec<String> {
         let keys = group.iter().flat_map(|table| &table.relation.foreign_keys);
-        let parents: BTreeSet<&str> = keys.map(|key| key.to_table.as_str()).filter(|name| !names.contains(name)).collect();
+        let parents: BTreeSet<&str> =
+            keys.map(|key| key.to_table.as_str()).filter(|name| !names.contains(name)).collect();
         let maps: BTreeSet<&str> = group
             .iter()
             .flat_map(|table| table.parts.iter().flat_map(|part| &part.filled))
@@ -285,12 +298,24 @@ impl Merging<'_> {
     }
 
     /// Moves a large table source by source; one after the other, so that the first row of a key stays.
-    fn split(&self, graph: &mut ActionGraph, merge: &MergeFacts, table: &TableLayout, whole: FillTables, after: Vec<String>) {
+    fn split(
+        &self,
+        graph: &mut ActionGraph,
+        merge: &MergeFacts,
+        table: &TableLayout,
+        whole: FillTables,
+        after: Vec<String>,
+    ) {
         let mut after = after;
         for (number, part) in table.parts.iter().enumerate() {
             let id = format!("{}/{}", id_of(&BTreeSet::from([table.name.as_str()])), part.label);
             let rows = merge.rows.get(&table.name).and_then(|rows| rows.get(&part.label)).copied().unwrap_or(0);
-            let title = format!("merge {} from {} into {}", plural(rows, "row"), on_one_line(&part.label), on_one_line(&table.name));
+            let title = format!(
+                "merge {} from {} into {}",
+                plural(rows, "row"),
+                on_one_line(&part.label),
+                on_one_line(&table.name)
+            );
             let mut one = whole.clone();
             one.tables.iter_mut().for_each(|table| table.parts = vec![part.clone()]);
             let mut action = Action::new(&id, title, Op::FillTables(one), Effect::Transaction)
@@ -324,13 +349,15 @@ impl Merging<'_> {
 
     fn prove(&self, merge: &MergeFacts, after: Vec<String>) -> Action {
         let tables: Vec<FillTable> = merge.layout.tables().map(|table| self.fill(table)).collect();
-        let keys = merge.layout.tables().flat_map(|table| {
-            table.relation.foreign_keys.iter().map(|key| (table.name.clone(), key.clone()))
-        });
+        let keys = merge
+            .layout
+            .tables()
+            .flat_map(|table| table.relation.foreign_keys.iter().map(|key| (table.name.clone(), key.clone())));
         let merged: BTreeSet<&str> = tables.iter().map(|table| table.name.as_str()).collect();
-        let own = merge.sequences.iter().filter(|sequence| {
-            sequence.feeds.as_ref().is_none_or(|(table, _)| merged.contains(table.as_str()))
-        });
+        let own = merge
+            .sequences
+            .iter()
+            .filter(|sequence| sequence.feeds.as_ref().is_none_or(|(table, _)| merged.contains(table.as_str())));
         let rows: u64 = merge.rows.values().flat_map(BTreeMap::values).sum();
         let op = ProveMerge {
             into: self.place(),
@@ -349,7 +376,8 @@ impl Merging<'_> {
             plural(op.foreign_keys.len() as u64, "foreign key"),
             plural(op.sequences.len() as u64, "sequence"),
         );
-        let mut action = Action::new(PROVE, title, Op::ProveMerge(op), Effect::Transaction).after(after).estimate(None, Some(rows));
+        let mut action =
+            Action::new(PROVE, title, Op::ProveMerge(op), Effect::Transaction).after(after).estimate(None, Some(rows));
         if let Some(undo) = self.complete.and_then(|complete| complete.undo.as_ref()) {
             let op = EmptyTables { into: self.place(), tables: Vec::new(), first: undo.texts(), own: PROVE.to_owned() };
             action = action.undo(Op::EmptyTables(op));
@@ -407,7 +435,8 @@ fn counts(merge: &MergeFacts) -> Vec<String> {
         let mut line = format!("{}: {}", on_one_line(&table.name), plural(total, "row"));
         if full.len() <= NAMED {
             let each = table.parts.iter().filter_map(|part| Some((&part.label, rows.get(&part.label)?)));
-            let each = each.filter(|(_, rows)| **rows > 0).map(|(label, rows)| format!("{} {rows}", on_one_line(label)));
+            let each =
+                each.filter(|(_, rows)| **rows > 0).map(|(label, rows)| format!("{} {rows}", on_one_line(label)));
             line.push_str(&format!(" ({})", each.collect::<Vec<_>>().join(", ")));
         } else if let Some((label, most)) = full.iter().max_by_key(|(_, rows)| **rows) {
             line.push_str(&format!(" in {} sources (most: {} {most})", full.len(), on_one_line(label)));

@@ -185,10 +185,14 @@ impl Maker<'_> {
 
     /// Says something of one source; the same about others is told once.
     fn tell(&mut self, severity: Severity, table: &str, source: &str, message: String) {
-        let same = |finding: &&mut Finding| finding.severity == severity && finding.table == table && finding.message == message;
+        let same = |finding: &&mut Finding| {
+            finding.severity == severity && finding.table == table && finding.message == message
+        };
         match self.found.iter_mut().find(same) {
             Some(finding) => finding.sources.push(source.to_owned()),
-            None => self.found.push(Finding { sources: vec![source.to_owned()], ..Finding::of(severity, table, message) }),
+            None => {
+                self.found.push(Finding { sources: vec![source.to_owned()], ..Finding::of(severity, table, message) })
+            }
         }
     }
 
@@ -267,7 +271,8 @@ impl Maker<'_> {
                 }
                 Fit::Cast(expression) => fill(format!("s.{expression}")),
                 Fit::No(why) => {
-                    let message = format!("column {}: {why}; say in `derive` how it becomes so", on_one_line(&column.name));
+                    let message =
+                        format!("column {}: {why}; say in `derive` how it becomes so", on_one_line(&column.name));
                     self.tell(Severity::Blocks, to, &source.label, message);
                 }
             }
@@ -277,12 +282,18 @@ impl Maker<'_> {
             if target.column(&column.name).is_some_and(|column| column.generated) {
                 continue;
             }
-            let message = format!("the target has no column {}; its values would be left behind", on_one_line(&column.name));
+            let message =
+                format!("the target has no column {}; its values would be left behind", on_one_line(&column.name));
             self.tell(self.tolerated(Tolerated::ExtraColumns), to, &source.label, message);
         }
         self.unknown_columns(source, to, map, relation, target);
         let order = |relation: &Relation| -> Vec<String> {
-            relation.columns.iter().map(|c| c.name.clone()).filter(|name| filled.iter().any(|f| f.column == *name)).collect()
+            relation
+                .columns
+                .iter()
+                .map(|c| c.name.clone())
+                .filter(|name| filled.iter().any(|f| f.column == *name))
+                .collect()
         };
         if map.rename.is_empty() && map.derive.is_empty() && order(relation) != order(target) {
             let message = "its columns stand in another order; they are taken by name".to_owned();
@@ -334,9 +345,13 @@ impl Maker<'_> {
     /// Refuses columns that the plan names and nobody has.
     fn unknown_columns(&mut self, source: &Source, table: &str, map: &TableMap, from: &Relation, to: &Relation) {
         let gone = map.except.iter().chain(map.rename.keys()).filter(|name| from.column(name).is_none());
-        let gone: Vec<String> = gone.map(|name| format!("the plan names the column {}, which it does not have", on_one_line(name))).collect();
+        let gone: Vec<String> = gone
+            .map(|name| format!("the plan names the column {}, which it does not have", on_one_line(name)))
+            .collect();
         let unknown = map.derive.keys().chain(map.rename.values()).filter(|name| to.column(name).is_none());
-        let unknown: Vec<String> = unknown.map(|name| format!("the plan fills the column {}, which the target does not have", on_one_line(name))).collect();
+        let unknown: Vec<String> = unknown
+            .map(|name| format!("the plan fills the column {}, which the target does not have", on_one_line(name)))
+            .collect();
         for message in gone.into_iter().chain(unknown) {
             self.tell(Severity::Blocks, table, &source.label, message);
         }
@@ -352,9 +367,14 @@ impl Maker<'_> {
             None => Changed::new(),
         };
         if let Some(column) = &self.spec.provenance
-            && !names.iter().any(|name| self.target.tables.get(name).is_some_and(|table| table.column(column).is_some()))
+            && !names
+                .iter()
+                .any(|name| self.target.tables.get(name).is_some_and(|table| table.column(column).is_some()))
         {
-            self.block("", format!("no table of the target has the column {} for the provenance; add it", on_one_line(column)));
+            self.block(
+                "",
+                format!("no table of the target has the column {} for the provenance; add it", on_one_line(column)),
+            );
         }
         let groups = order::groups(&names, self.target, schema);
         let mut tables: BTreeMap<String, TableLayout> = BTreeMap::new();
@@ -364,7 +384,8 @@ impl Maker<'_> {
                 tables.insert(name, table);
             }
         }
-        let groups = groups.into_iter().map(|group| group.iter().filter_map(|name| tables.remove(name)).collect()).collect();
+        let groups =
+            groups.into_iter().map(|group| group.iter().filter_map(|name| tables.remove(name)).collect()).collect();
         let untouched = self.target.tables.keys().filter(|name| !names.contains(name)).cloned().collect();
         self.found.sort();
         Layout { groups, untouched, findings: self.found }
@@ -376,8 +397,12 @@ impl Maker<'_> {
         if sources.iter().any(|source| source.tables.is_some()) {
             return;
         }
-        let absent: BTreeSet<String> =
-            self.found.iter().filter(|finding| finding.table.is_empty()).flat_map(|finding| finding.sources.clone()).collect();
+        let absent: BTreeSet<String> = self
+            .found
+            .iter()
+            .filter(|finding| finding.table.is_empty())
+            .flat_map(|finding| finding.sources.clone())
+            .collect();
         for name in names {
             let has: BTreeSet<usize> = self.tables.get(name).into_iter().flatten().map(|(index, _)| *index).collect();
             for (index, source) in sources.iter().enumerate() {
@@ -473,7 +498,8 @@ impl TableLayout {
     /// table is filled together with those it refers to.
     #[must_use]
     pub fn circular<'a>(&'a self, group: &[Self], schema: &str) -> Vec<&'a ForeignKey> {
-        let inside = |key: &&ForeignKey| key.to_schema == schema && group.iter().any(|table| table.name == key.to_table);
+        let inside =
+            |key: &&ForeignKey| key.to_schema == schema && group.iter().any(|table| table.name == key.to_table);
         self.relation.foreign_keys.iter().filter(inside).collect()
     }
 
@@ -481,7 +507,9 @@ impl TableLayout {
     pub fn keys(&self) -> impl Iterator<Item = &UniqueKey> {
         let own = self.own_new_key.as_deref();
         self.relation.keys.iter().filter(move |key| {
-            !own.is_some_and(|own| key.columns.as_ref().is_some_and(|columns| columns.iter().any(|column| column == own)))
+            !own.is_some_and(|own| {
+                key.columns.as_ref().is_some_and(|columns| columns.iter().any(|column| column == own))
+            })
         })
     }
 

@@ -34,7 +34,8 @@ mod tests {
     use crate::merge::catalog::{ForeignKey, Relation};
 
     fn catalog(references: &[(&str, &[&str])]) -> Catalog {
-        let key = |to: &&str| ForeignKey { to_schema: "public".to_owned(), to_table: (*to).to_owned(), ..Default::default() };
+        let key =
+            |to: &&str| ForeignKey { to_schema: "public".to_owned(), to_table: (*to).to_owned(), ..Default::default() };
         let table = |(name, to): &(&str, &[&str])| {
             ((*name).to_owned(), Relation { foreign_keys: to.iter().map(key).collect(), ..Relation::default() })
         };

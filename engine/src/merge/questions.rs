@@ -34,7 +34,9 @@ pub fn counts(parts: &[(usize, &Part)]) -> String {
 #[must_use]
 pub fn overflow(parts: &[(usize, &Part)], column: &str) -> String {
     let wanted = [column.to_owned()];
-    let one = |(_, part): &(usize, &Part)| format!("SELECT pg_catalog.max(r.{}) m FROM ({}) r", ident(column), part.select(&wanted));
+    let one = |(_, part): &(usize, &Part)| {
+        format!("SELECT pg_catalog.max(r.{}) m FROM ({}) r", ident(column), part.select(&wanted))
+    };
     let all = parts.iter().map(one).collect::<Vec<_>>().join(" UNION ALL ");
     format!("SELECT pg_catalog.max(m) FROM ({all}) a")
 }
@@ -58,7 +60,9 @@ impl Rows<'_> {
     fn union(&self, columns: &[String]) -> String {
         let list = |alias: &str| columns.iter().map(|c| format!("{alias}.{}", ident(c))).collect::<Vec<_>>().join(", ");
         let wanted = |part: &&(usize, &Part)| columns.iter().all(|column| part.1.columns().contains(column));
-        let of_part = |(number, part): &(usize, &Part)| format!("SELECT {number} AS src, {} FROM ({}) r", list("r"), part.select(columns));
+        let of_part = |(number, part): &(usize, &Part)| {
+            format!("SELECT {number} AS src, {} FROM ({}) r", list("r"), part.select(columns))
+        };
         let mut all: Vec<String> = self.parts.iter().filter(wanted).map(of_part).collect();
         if let Some(own) = self.own {
             all.push(format!("SELECT {OWN}, {} FROM {} t", list("t"), qualified(&own.schema, &self.table.name)));
@@ -81,7 +85,11 @@ pub fn collisions(rows: Rows<'_>, key: &UniqueKey, differing: bool) -> String {
     }
     let filter = if conditions.is_empty() { String::new() } else { format!("WHERE {}", conditions.join(" AND ")) };
     let list = rows.table.common.iter().map(|column| ident(column)).collect::<Vec<_>>().join(", ");
-    let differ = if differing { format!("AND pg_catalog.count(DISTINCT ROW({list})::pg_catalog.text) > 1") } else { String::new() };
+    let differ = if differing {
+        format!("AND pg_catalog.count(DISTINCT ROW({list})::pg_catalog.text) > 1")
+    } else {
+        String::new()
+    };
     format!(
         "SELECT pg_catalog.min({text}), pg_catalog.count(*), \
                 pg_catalog.array_to_string(pg_catalog.array_agg(src ORDER BY src), ','), \
@@ -115,11 +123,8 @@ pub fn orphans(children: Rows<'_>, key: &ForeignKey, parents: Option<Rows<'_>>) 
     let same = same.map(|(from, to)| format!("p.{} = r.{}", ident(to), ident(from))).collect::<Vec<_>>();
     let parts: Vec<String> = key.columns.iter().map(|column| format!("r.{}", ident(column))).collect();
     // MATCH FULL: a reference that is null in part leads nowhere, too (PostgreSQL manual, CREATE TABLE).
-    let broken = if key.match_full && key.columns.len() > 1 {
-        format!("({}) OR ", half_null(&set))
-    } else {
-        String::new()
-    };
+    let broken =
+        if key.match_full && key.columns.len() > 1 { format!("({}) OR ", half_null(&set)) } else { String::new() };
     format!(
         "SELECT {}, src, pg_catalog.count(*) OVER () FROM ({union}) r WHERE {broken}({} AND NOT EXISTS \
          (SELECT FROM ({referred}) p WHERE {})) ORDER BY src, 1 LIMIT {EXAMPLES}",

@@ -21,10 +21,17 @@ pub fn map_name(table: &str) -> String {
 }
 
 /// Finds the columns whose values change: the keys, the foreign keys that lead to them, and the declared references.
-pub(super) fn changed(keys: &Keys, target: &Catalog, schema: &str, tables: &[String], found: &mut Vec<Finding>) -> Changed {
+pub(super) fn changed(
+    keys: &Keys,
+    target: &Catalog,
+    schema: &str,
+    tables: &[String],
+    found: &mut Vec<Finding>,
+) -> Changed {
     let mut changed = Changed::new();
     let mut refuse = |table: &str, message: String| found.push(Finding::of(Severity::Blocks, table, message));
-    let wanted: Vec<&String> = if keys.tables.is_empty() { tables.iter().collect() } else { keys.tables.iter().collect() };
+    let wanted: Vec<&String> =
+        if keys.tables.is_empty() { tables.iter().collect() } else { keys.tables.iter().collect() };
     for name in wanted {
         let Some(table) = target.tables.get(name).filter(|_| tables.contains(name)) else {
             refuse(name, format!("`keys.tables` names {name}, which is not merged"));
@@ -48,9 +55,9 @@ pub(super) fn changed(keys: &Keys, target: &Catalog, schema: &str, tables: &[Str
     }
     follow(&mut changed, target, schema);
     for (column, to) in &keys.references {
-        let known = column.split_once('.').filter(|(table, column)| {
-            target.tables.get(*table).is_some_and(|table| table.column(column).is_some())
-        });
+        let known = column
+            .split_once('.')
+            .filter(|(table, column)| target.tables.get(*table).is_some_and(|table| table.column(column).is_some()));
         let primary = target.tables.get(to).and_then(|table| table.primary_key()).and_then(<[String]>::first);
         let root = primary.and_then(|primary| changed.get(to)?.get(primary)).cloned();
         match (known, root) {
@@ -121,7 +128,8 @@ mod tests {
     use crate::merge::catalog::{ForeignKey, Relation, UniqueKey};
 
     fn table(columns: &[&str], primary: &[&str], references: &[(&str, &str)]) -> Relation {
-        let column = |name: &&str| Column { name: (*name).to_owned(), type_name: "integer".to_owned(), ..Column::default() };
+        let column =
+            |name: &&str| Column { name: (*name).to_owned(), type_name: "integer".to_owned(), ..Column::default() };
         let owned = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
         let key = UniqueKey { primary: true, columns: Some(owned(primary)), ..UniqueKey::default() };
         let foreign = |(column, to): &(&str, &str)| ForeignKey {
@@ -158,6 +166,9 @@ mod tests {
             .iter()
             .flat_map(|(table, columns)| columns.iter().map(move |(column, root)| format!("{table}.{column}<{root}")))
             .collect();
-        assert_eq!(told, ["customers.id<customers", "details.id<customers", "notes.about<customers", "notes.detail<customers"]);
+        assert_eq!(
+            told,
+            ["customers.id<customers", "details.id<customers", "notes.about<customers", "notes.detail<customers"]
+        );
     }
 }

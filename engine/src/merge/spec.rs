@@ -215,8 +215,12 @@ pub fn look_alikes(spec: &Spec, schemas: &BTreeMap<String, Vec<String>>) -> Vec<
     let there = schemas.get(database).map(Vec::as_slice).unwrap_or_default();
     // A stem of two characters says nothing.
     let alike = |name: &&String| stems.iter().any(|stem| stem.len() > 2 && name.starts_with(stem));
-    let mut found: Vec<String> =
-        there.iter().filter(alike).filter(|name| !taken.contains(*name) && **name != spec.into.schema).cloned().collect();
+    let mut found: Vec<String> = there
+        .iter()
+        .filter(alike)
+        .filter(|name| !taken.contains(*name) && **name != spec.into.schema)
+        .cloned()
+        .collect();
     found.sort_by_key(|name| in_order(name));
     found
 }

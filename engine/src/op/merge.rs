@@ -83,11 +83,9 @@ impl FillTable {
     /// Returns the compared columns of the relation `alias`, changed keys as they were in the sources.
     fn as_in_the_sources(&self, alias: &str) -> String {
         let value = |column: &String| match self.mapped.get(column) {
-            Some(table) => format!(
-                "(SELECT m.old FROM {} m WHERE m.new = {alias}.{1}) AS {1}",
-                map_of(table),
-                ident(column)
-            ),
+            Some(table) => {
+                format!("(SELECT m.old FROM {} m WHERE m.new = {alias}.{1}) AS {1}", map_of(table), ident(column))
+            }
             None => format!("{alias}.{}", ident(column)),
         };
         self.columns.iter().map(value).collect::<Vec<_>>().join(", ")

@@ -28,7 +28,9 @@ impl Op {
             Self::Dump(dump) => vec![dump.command_line()],
             Self::Filter(filter) => filter.shown(),
             Self::FillTables(fill) => fill.shown(),
-            Self::ProveMerge(proof) => proof.complete.iter().map(|sql| format!("then, in the same transaction: {sql}")).collect(),
+            Self::ProveMerge(proof) => {
+                proof.complete.iter().map(|sql| format!("then, in the same transaction: {sql}")).collect()
+            }
             Self::EmptyTables(empty) => {
                 let delete = |table: &String| format!("DELETE FROM {}", qualified(&empty.into.schema, table));
                 empty.first.iter().map(ToString::to_string).chain(empty.tables.iter().map(delete)).collect()

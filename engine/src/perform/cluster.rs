@@ -412,7 +412,7 @@ fn names_a_taken_port(error: &StepError) -> bool {
 }
 
 /// Returns 32 random bytes in hexadecimal digits, which need no quoting anywhere.
-fn random_password() -> Result<SecretString, StepError> {
+pub(crate) fn random_password() -> Result<SecretString, StepError> {
     let source = Path::new("/dev/urandom");
     let mut bytes = [0; 32];
     let read = File::open(source).and_then(|mut file| file.read_exact(&mut bytes));

@@ -14,7 +14,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::{
     error::{ErrorKind, StepError},
     facts::MergeFacts,
-    merge::{Catalog, Conflict, Existing, Finding, Layout, Method, OFFSET_STEP, Severity, Source, Spec, look_alikes, overflow},
+    merge::{
+        Catalog, Conflict, Existing, Finding, Layout, Method, OFFSET_STEP, Severity, Source, Spec, look_alikes,
+        overflow,
+    },
     postgres::{
         ConnInfo, Session,
         connect::{connect_read_only, execute},
@@ -55,7 +58,8 @@ impl Sessions {
             return Err(StepError::new(ErrorKind::Internal, format!("`{database}` is not connected")));
         };
         let doing = "share a snapshot";
-        let path = rows::first(first, doing, "SELECT pg_catalog.current_setting('search_path')").await?.unwrap_or_default();
+        let path =
+            rows::first(first, doing, "SELECT pg_catalog.current_setting('search_path')").await?.unwrap_or_default();
         let snapshot = rows::first(first, doing, "SELECT pg_catalog.pg_export_snapshot()").await?.unwrap_or_default();
         let session = connect_read_only(info, super::APPLICATION_NAME).await?;
         begin(&session, self.floats).await?;
@@ -186,7 +190,10 @@ async fn step(spec: &Spec, layout: &Layout, sessions: &Sessions) -> Result<Optio
     for table in layout.tables() {
         let Some([column]) = table.relation.primary_key() else { continue };
         let listed = keys.tables.is_empty() || keys.tables.contains(&table.name);
-        let integer = table.relation.column(column).is_some_and(|c| matches!(c.type_name.as_str(), "smallint" | "integer" | "bigint"));
+        let integer = table
+            .relation
+            .column(column)
+            .is_some_and(|c| matches!(c.type_name.as_str(), "smallint" | "integer" | "bigint"));
         if !listed || !integer || !table.common.contains(column) {
             continue;
         }
@@ -234,7 +241,8 @@ async fn count(spec: &Spec, facts: &mut MergeFacts, sessions: &Sessions) -> Resu
         return Ok(());
     }
     let total = |table: &str| facts.rows.get(table).map_or(0, |rows| rows.values().sum::<u64>());
-    let same = facts.layout.tables().all(|table| total(&table.name) == facts.held.get(&table.name).copied().unwrap_or(0));
+    let same =
+        facts.layout.tables().all(|table| total(&table.name) == facts.held.get(&table.name).copied().unwrap_or(0));
     let new_ids = spec.keys.as_ref().is_some_and(|keys| keys.method == Method::NewId);
     let plain = facts.layout.tables().all(|table| table.conflict == Conflict::Fail);
     if same && plain && !new_ids && !facts.layout.is_blocked() {

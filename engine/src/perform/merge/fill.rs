@@ -59,7 +59,8 @@ async fn in_transaction(op: &FillTables, cx: &PerformCx, sessions: &Sessions) ->
     if !op.triggers {
         switch(session, op, true).await?;
     }
-    let sources: u64 = filled.values().map(|table| table.rows.values().filter(|rows| **rows > 0).count() as u64).max().unwrap_or(0);
+    let sources: u64 =
+        filled.values().map(|table| table.rows.values().filter(|rows| **rows > 0).count() as u64).max().unwrap_or(0);
     let summary = format!("{total} {} from {sources} {}", word(total, "row"), word(sources, "source"));
     Ok(Output { outputs: outputs_of(&filled)?, summary, rows: Some(total), ..Output::default() })
 }
@@ -102,7 +103,13 @@ async fn defer(session: &Session, op: &FillTables) -> Result<(), StepError> {
     execute(session, "defer the foreign keys", &sql).await
 }
 
-async fn alter_constraint(session: &Session, op: &FillTables, table: &str, constraint: &str, how: &str) -> Result<(), StepError> {
+async fn alter_constraint(
+    session: &Session,
+    op: &FillTables,
+    table: &str,
+    constraint: &str,
+    how: &str,
+) -> Result<(), StepError> {
     let table = qualified(&op.into.schema, table);
     let sql = format!("ALTER TABLE {table} ALTER CONSTRAINT {} {how}", ident(constraint));
     execute(session, "defer a foreign key", &sql).await
@@ -128,7 +135,9 @@ async fn fill_table(
         if cx.cancel.is_cancelled() {
             return Err(StepError::new(ErrorKind::Interrupted, "stopped"));
         }
-        let told = |error: StepError| error.detail(format!("table {}, source {}", on_one_line(&table.name), on_one_line(&part.label)));
+        let told = |error: StepError| {
+            error.detail(format!("table {}, source {}", on_one_line(&table.name), on_one_line(&part.label)))
+        };
         let mapped = part.filled.iter().any(|filled| filled.mapped.is_some());
         let rows = if !sessions.is_local(part) && !counts && !mapped {
             bring(sessions.reader(part)?, target, part, &own).await.map_err(told)?
@@ -177,7 +186,8 @@ async fn bring(from: &Session, to: &Session, part: &Part, into: &str) -> Result<
 
 async fn insert(session: &Session, sql: &str) -> Result<u64, StepError> {
     let messages = session.client().simple_query(sql).await;
-    let messages = messages.map_err(|error| session.error("put rows in", &error).detail(format!("statement: {sql}")))?;
+    let messages =
+        messages.map_err(|error| session.error("put rows in", &error).detail(format!("statement: {sql}")))?;
     let count = messages.iter().find_map(|message| match message {
         SimpleQueryMessage::CommandComplete(count) => Some(*count),
         _ => None,
@@ -199,7 +209,8 @@ async fn with_conflicts(
     if table.conflict == Conflict::SkipIdentical && inserted.rows != given.rows {
         let same = |column: &String| format!("t.{0} = r.{0}", ident(column));
         let on = table.key.iter().map(same).collect::<Vec<_>>().join(" AND ");
-        let list = |alias: &str| table.columns.iter().map(|c| format!("{alias}.{}", ident(c))).collect::<Vec<_>>().join(", ");
+        let list =
+            |alias: &str| table.columns.iter().map(|c| format!("{alias}.{}", ident(c))).collect::<Vec<_>>().join(", ");
         let sql = format!(
             "SELECT pg_catalog.count(*) FROM ({select}) r LEFT JOIN {} t ON {on} \
              WHERE ROW({})::pg_catalog.text IS DISTINCT FROM ROW({})::pg_catalog.text",
@@ -240,7 +251,9 @@ async fn nowhere(session: &Session, table: &FillTable, part: &Part, select: &str
                 on_one_line(&filled.column)
             );
             let help = "mend the references in the source, or leave the column out of `keys.references`";
-            return Err(StepError::new(ErrorKind::Verification, message).detail(format!("table {}", table.name)).help(help));
+            return Err(StepError::new(ErrorKind::Verification, message)
+                .detail(format!("table {}", table.name))
+                .help(help));
         }
     }
     Ok(())

@@ -56,9 +56,7 @@ async fn in_transaction(op: &MapKeys, sessions: &Sessions) -> Result<Output, Ste
         );
         execute(target, "give new keys", &sql).await.map_err(|error| error.detail(format!("source {}", part.label)))?;
     }
-    let sql = format!(
-        "CREATE UNIQUE INDEX ON {map} (source, old); CREATE UNIQUE INDEX ON {map} (new); ANALYZE {map}"
-    );
+    let sql = format!("CREATE UNIQUE INDEX ON {map} (source, old); CREATE UNIQUE INDEX ON {map} (new); ANALYZE {map}");
     execute(target, "index the map of keys", &sql).await?;
     let count = first(target, "count the keys", &format!("SELECT pg_catalog.count(*) FROM {map}")).await?;
     let keys: u64 = count.and_then(|count| count.parse().ok()).unwrap_or_default();

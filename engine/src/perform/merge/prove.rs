@@ -40,7 +40,9 @@ pub async fn prove(op: &ProveMerge, cx: &PerformCx) -> Result<Output, StepError>
     let reader = Sessions::open(cx, &op.into, std::iter::empty()).await?;
     let mut all = sessions.all();
     all.push(&reader.target);
-    let work = exactly_once(cx, &sessions.target, op, async || Proof { op, cx, sessions: &sessions, reader: &reader.target }.all().await);
+    let work = exactly_once(cx, &sessions.target, op, async || {
+        Proof { op, cx, sessions: &sessions, reader: &reader.target }.all().await
+    });
     let done = cx.cancellable(&all, Box::pin(work)).await;
     sessions.close().await;
     reader.close().await;
@@ -106,7 +108,9 @@ impl Proof<'_> {
         let mut all: BTreeMap<String, Filled> = BTreeMap::new();
         for table in &self.op.tables {
             let whole = all.entry(table.name.clone()).or_default();
-            for (index, filled) in receipts.iter().filter_map(|receipt| receipt.output::<Filled>(&table.name)).enumerate() {
+            for (index, filled) in
+                receipts.iter().filter_map(|receipt| receipt.output::<Filled>(&table.name)).enumerate()
+            {
                 // Before the first part the table was as it was before the merge.
                 whole.before = if index == 0 { filled.before } else { earliest(whole.before, filled.before) };
                 whole.rows.extend(filled.rows);
@@ -154,7 +158,9 @@ impl Proof<'_> {
     async fn foreign_keys(&self) -> Result<Vec<String>, StepError> {
         let mut wrong = Vec::new();
         for (table, key) in &self.op.foreign_keys {
-            let found = rows(&self.sessions.target, "validate a foreign key", &validate(&self.op.into.schema, table, key)).await?;
+            let found =
+                rows(&self.sessions.target, "validate a foreign key", &validate(&self.op.into.schema, table, key))
+                    .await?;
             let count = found.first().and_then(|row| number(row, 0)).unwrap_or_default();
             if count > 0 {
                 let (table, key) = (on_one_line(table), on_one_line(&key.name));
@@ -266,7 +272,10 @@ fn judge(table: &FillTable, filled: &Filled, given: &Given, held: Rows, by_anoth
         for (label, rows) in given.rows.iter().filter(|_| !by_another_run) {
             let then = filled.rows.get(label).copied().unwrap_or_default();
             if then != *rows {
-                wrong.push(format!("{name}: {} has changed since: {then} rows were merged, it has {rows} now", on_one_line(label)));
+                wrong.push(format!(
+                    "{name}: {} has changed since: {then} rows were merged, it has {rows} now",
+                    on_one_line(label)
+                ));
             }
         }
     } else {
@@ -285,7 +294,9 @@ fn judge(table: &FillTable, filled: &Filled, given: &Given, held: Rows, by_anoth
 
 /// Returns the query that counts references of a table that lead nowhere.
 fn validate(schema: &str, table: &str, key: &ForeignKey) -> String {
-    let set = |word: &str| key.columns.iter().map(|column| format!("r.{} IS NOT NULL", ident(column))).collect::<Vec<_>>().join(word);
+    let set = |word: &str| {
+        key.columns.iter().map(|column| format!("r.{} IS NOT NULL", ident(column))).collect::<Vec<_>>().join(word)
+    };
     let same = key.columns.iter().zip(&key.to_columns);
     let same = same.map(|(from, to)| format!("p.{} = r.{}", ident(to), ident(from))).collect::<Vec<_>>().join(" AND ");
     let half = if key.match_full && key.columns.len() > 1 {

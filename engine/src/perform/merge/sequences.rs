@@ -101,7 +101,8 @@ async fn furthest_source(
 ) -> Result<Option<i128>, StepError> {
     let mut reached: Option<i128> = None;
     for place in sources {
-        let session = if place.database == into.database { Some(&sessions.target) } else { sessions.others.get(&place.database) };
+        let session =
+            if place.database == into.database { Some(&sessions.target) } else { sessions.others.get(&place.database) };
         let Some(session) = session else { continue };
         let own = qualified(&place.schema, name);
         let there = format!("SELECT pg_catalog.to_regclass({}) IS NOT NULL", literal(&own));

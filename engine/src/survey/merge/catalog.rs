@@ -42,7 +42,9 @@ pub(super) async fn read(session: &Session, wanted: &BTreeSet<String>) -> Result
             catalog.tables.insert(text(&row, 1).to_owned(), relation);
         }
     }
-    for row in rows(session, "read the sequences of the merge", &sequences_sql(session.server_version_num(), &names)).await? {
+    for row in
+        rows(session, "read the sequences of the merge", &sequences_sql(session.server_version_num(), &names)).await?
+    {
         let feeds = row.get(2).map(|table| (table.to_owned(), text(&row, 3).to_owned()));
         if let Some(catalog) = catalogs.get_mut(text(&row, 0)) {
             catalog.sequences.push(Sequence { name: text(&row, 1).to_owned(), feeds });

@@ -2,13 +2,16 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Sessions, streams::{Key, Keys, Merged}};
+use super::{
+    Sessions,
+    streams::{Key, Keys, Merged},
+};
 use crate::{
     error::StepError,
     facts::MergeFacts,
     merge::{
-        Conflict, Finding, ForeignKey, OWN, Part, Place, Rows, Severity, Spec, TableLayout, UniqueKey, collisions, columns_of,
-        counts, orphans, sorted_keys,
+        Conflict, Finding, ForeignKey, OWN, Part, Place, Rows, Severity, Spec, TableLayout, UniqueKey, collisions,
+        columns_of, counts, orphans, sorted_keys,
     },
     postgres::{
         Session,
@@ -38,13 +41,17 @@ pub(super) fn own(spec: &Spec, table: &TableLayout) -> String {
 }
 
 /// Counts the rows of parts of one database: label, rows, and what in them the target would refuse.
-pub(super) async fn count(session: &Session, parts: &[(usize, &Part)]) -> Result<Vec<(String, u64, Vec<String>)>, StepError> {
+pub(super) async fn count(
+    session: &Session,
+    parts: &[(usize, &Part)],
+) -> Result<Vec<(String, u64, Vec<String>)>, StepError> {
     let mut counted = Vec::new();
     for row in rows(session, "count the rows of the sources", &counts(parts)).await? {
         let number = number(&row, 0).unwrap_or_default();
         let Some((_, part)) = parts.iter().find(|(at, _)| *at as u64 == number) else { continue };
         let wrong = text(&row, 2).split(',').zip(&part.doubts).filter(|(count, _)| !matches!(*count, "" | "0"));
-        let wrong = wrong.map(|(count, (_, words))| format!("{count} rows are {words}, which the target does not allow"));
+        let wrong =
+            wrong.map(|(count, (_, words))| format!("{count} rows are {words}, which the target does not allow"));
         let rows = crate::postgres::rows::number(&row, 1).unwrap_or_default();
         counted.push((part.label.clone(), rows, wrong.collect()));
     }
@@ -113,14 +120,16 @@ impl Asked<'_> {
             let own = (held && database == target).then_some(&self.spec.into);
             let columns = columns_of(table, key);
             let asked = Rows { table, parts: &here, own };
-            streams.push(Keys::open(self.sessions.of(database)?, &sorted_keys(asked, &key.parts, &columns, false)).await?);
+            streams
+                .push(Keys::open(self.sessions.of(database)?, &sorted_keys(asked, &key.parts, &columns, false)).await?);
         }
         several(Merged::new(streams)).await
     }
 
     /// Says what a collision means and what is done about it.
     async fn judge(&self, table: &TableLayout, key: &UniqueKey, found: Collisions) -> Result<Finding, StepError> {
-        let name = if key.primary { "primary key".to_owned() } else { format!("unique key {}", on_one_line(&key.name)) };
+        let name =
+            if key.primary { "primary key".to_owned() } else { format!("unique key {}", on_one_line(&key.name)) };
         let own = |source: &i64| *source == OWN;
         let label = |source: &i64| match usize::try_from(*source).ok().and_then(|at| table.parts.get(at)) {
             Some(part) => part.label.clone(),
@@ -132,9 +141,10 @@ impl Asked<'_> {
         });
         let examples = examples.collect::<Vec<_>>().join("; ");
         let (severity, then) = match table.conflict {
-            Conflict::Fail => {
-                (Severity::Blocks, "remove them, give keys new values (`keys`), or choose another `on_conflict`".to_owned())
-            }
+            Conflict::Fail => (
+                Severity::Blocks,
+                "remove them, give keys new values (`keys`), or choose another `on_conflict`".to_owned(),
+            ),
             Conflict::Keep => (Severity::Notes, format!("{} are left out, the first stays", plural(found.rows, "row"))),
             Conflict::SkipIdentical => match self.differing(table, key).await? {
                 Some(0) => (Severity::Notes, format!("{} are the same and are taken once", plural(found.rows, "row"))),
@@ -176,7 +186,11 @@ impl Asked<'_> {
                         on_one_line(&key.name),
                         plural(count, "reference"),
                         on_one_line(&key.to_table),
-                        examples.iter().map(|(key, _)| format!("({})", on_one_line(key))).collect::<Vec<_>>().join(", "),
+                        examples
+                            .iter()
+                            .map(|(key, _)| format!("({})", on_one_line(key)))
+                            .collect::<Vec<_>>()
+                            .join(", "),
                     );
                     let labels: BTreeSet<i64> = examples.iter().map(|(_, source)| *source).collect();
                     let labels = labels.iter().filter_map(|at| table.parts.get(usize::try_from(*at).ok()?));
@@ -247,7 +261,8 @@ impl Asked<'_> {
         let mut count = 0;
         let mut examples = Vec::new();
         for database in databases {
-            let here: Numbered<'_> = doubtful.iter().filter(|(_, part)| part.place.database == *database).copied().collect();
+            let here: Numbered<'_> =
+                doubtful.iter().filter(|(_, part)| part.place.database == *database).copied().collect();
             if here.is_empty() {
                 continue;
             }

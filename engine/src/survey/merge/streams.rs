@@ -8,7 +8,10 @@ use bytes::{Buf as _, Bytes, BytesMut};
 use futures_util::StreamExt as _;
 use tokio_postgres::CopyOutStream;
 
-use crate::{error::{ErrorKind, StepError}, postgres::Session};
+use crate::{
+    error::{ErrorKind, StepError},
+    postgres::Session,
+};
 
 /// A key and where it is from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,7 +26,8 @@ impl Key {
     /// Returns the key for people: the values as PostgreSQL writes an array of them.
     pub(super) fn shown(&self) -> String {
         let digit = |byte: u8| char::from(byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok()).unwrap_or(0);
-        let bytes: Vec<u8> = self.key.as_chunks::<2>().0.iter().map(|[high, low]| digit(*high) << 4 | digit(*low)).collect();
+        let bytes: Vec<u8> =
+            self.key.as_chunks::<2>().0.iter().map(|[high, low]| digit(*high) << 4 | digit(*low)).collect();
         String::from_utf8_lossy(&bytes).trim_start_matches('{').trim_end_matches('}').replace(',', ", ")
     }
 }
