@@ -135,6 +135,10 @@ impl<'a> Forecast<'a> {
         let same: Vec<&Timing> = whole.iter().copied().filter(|one| is_same(plan, one, &window)).collect();
         let edited = same.is_empty();
         let mut counted = if edited { whole } else { same };
+        // A sample only stands in where nothing was rehearsed with all of the data.
+        if counted.iter().any(|one| one.sample.is_none()) {
+            counted.retain(|one| one.sample.is_none());
+        }
         counted.drain(..counted.len().saturating_sub(NEWEST));
         let newest = *counted.last().filter(|_| !window.is_empty())?;
         let mut reservations = Vec::new();

@@ -180,7 +180,8 @@ fn a_killed_rehearsal_is_cleaned_up_by_the_next(env: &TestEnv, source: &Cluster,
             continue;
         };
         let id = folder.file_name().expect("it has a name").to_string_lossy().into_owned();
-        if servers_of(env, &id).join("copy-0/data/postmaster.pid").exists() {
+        let stamp = fs::read_to_string(servers_of(env, &id).join("copy-0/pgplan.json")).unwrap_or_default();
+        if stamp.contains("\"complete\":true") {
             break id;
         }
     };

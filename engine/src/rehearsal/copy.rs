@@ -401,13 +401,16 @@ impl Copier<'_> {
                 }
                 whole += thinned.bytes();
                 kept += thinned.kept_bytes();
-                told.push(thinned.to_string());
+                told.extend(thinned.told());
             }
             self.settle(&target).await?;
         }
         receipt::drop_everywhere(to, NAME, &self.options.id).await?;
         for line in &told {
             say(format!("sample: {line}"));
+        }
+        if self.options.sample.is_some() && told.is_empty() {
+            say(format!("sample: no table of {} is thinned: all of its rows are copied", origin.facts.label));
         }
         if !told.is_empty() {
             let before = copied.sample.take().map(|before| before + "; ").unwrap_or_default();

@@ -17,6 +17,9 @@ use crate::{
 
 /// The file that says whose rehearsal a folder is; it goes when the rehearsal has been cleaned up.
 const HOLDER: &str = "holder.json";
+/// How often it is tried to remove a server, and how long is waited in between.
+const ATTEMPTS: u32 = 6;
+const PAUSE: std::time::Duration = std::time::Duration::from_millis(500);
 /// What stays in the folder of a rehearsal.
 const KEPT: [&str; 3] = ["state.db", "state.db-wal", "state.db-shm"];
 
@@ -35,7 +38,7 @@ pub async fn remove(id: &str, folder: &Path) -> Vec<String> {
     let mut left = Vec::new();
     let servers = folder_of_servers(id, folder);
     for server in entries(&servers) {
-        if let Err(error) = perform::cluster::remove(&server, &plain_cx(folder)).await {
+        if let Err(error) = remove_server(&server, folder).await {
             left.push(format!("the server in {} is left: {error}", server.display()));
         }
     }
@@ -60,6 +63,21 @@ pub async fn remove(id: &str, folder: &Path) -> Vec<String> {
         left.push(format!("{} is left: {error}", folder.join(HOLDER).display()));
     }
     left
+}
+
+/// Stops and removes a server; one that a killed rehearsal was just making may need a moment until its programs are gone.
+async fn remove_server(server: &Path, folder: &Path) -> Result<(), StepError> {
+    let mut result = Ok(());
+    for attempt in 0..ATTEMPTS {
+        if attempt > 0 {
+            tokio::time::sleep(PAUSE).await;
+        }
+        result = perform::cluster::remove(server, &plain_cx(folder)).await.map(drop);
+        if result.is_ok() {
+            break;
+        }
+    }
+    result
 }
 
 /// Removes what killed rehearsals have left below a folder (one folder a plan, in it one a rehearsal); returns the ids

@@ -4,8 +4,6 @@
 //! are thinned: of each a share of its pages is read, by `TABLESAMPLE SYSTEM` (PostgreSQL manual, SELECT). All other
 //! tables are copied whole, so every row that a thinned table refers to is there. Both come from one snapshot.
 
-use std::fmt;
-
 use crate::{
     error::StepError,
     facts::DatabaseFacts,
@@ -123,19 +121,21 @@ impl Sample {
     }
 }
 
-impl fmt::Display for Sample {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+impl Sample {
+    /// Says what the sample is, for people; `None` when no table is thinned.
+    pub(super) fn told(&self) -> Option<String> {
         let whole = self.tables.saturating_sub(self.leaves.len()) as u64;
-        let share = if self.bytes > 0 { self.kept_bytes() / self.bytes() * 100.0 } else { 100.0 };
-        write!(
-            f,
-            "{}: {} with {} % of the pages each, {} whole (foreign keys refer to them, or they are smaller than 1 MiB); \
-             about {share:.0} % of the bytes",
-            self.database,
-            counted(self.leaves.len() as u64, "table"),
-            self.share * 100.0,
-            counted(whole, "table"),
-        )
+        let share = self.kept_bytes() / self.bytes().max(1.0) * 100.0;
+        (!self.leaves.is_empty()).then(|| {
+            format!(
+                "{}: {} with {} % of the pages each, {} whole (foreign keys refer to them, or they are smaller than 1 MiB), \
+                 about {share:.0} % of the bytes",
+                self.database,
+                counted(self.leaves.len() as u64, "table"),
+                self.share * 100.0,
+                counted(whole, "table"),
+            )
+        })
     }
 }
 
