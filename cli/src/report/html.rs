@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use pgplan_engine::state::StepStatus;
+use pgplan_engine::{quantity::counted, state::StepStatus};
 use serde_json::Value;
 
 use super::{
@@ -236,10 +236,10 @@ fn tables(out: &mut String, one: &Verification) {
     put(
         out,
         format_args!(
-            "<details{}><summary>{} tables</summary><div class=\"wide\"><table><thead><tr><th>table</th><th class=\"n\">rows left</th>\
+            "<details{}><summary>{}</summary><div class=\"wide\"><table><thead><tr><th>table</th><th class=\"n\">rows left</th>\
          <th class=\"n\">rows right</th><th>digest</th><th></th></tr></thead><tbody>",
             if one.tables.len() <= 20 { " open" } else { "" },
-            one.tables.len(),
+            counted(one.tables.len() as u64, "table"),
         ),
     );
     for table in one.tables.iter().take(LISTED) {
@@ -290,9 +290,9 @@ fn removals(out: &mut String, one: &Filtered) {
     put(
         out,
         format_args!(
-            "<details><summary>{} statements</summary><div class=\"wide\"><table><thead><tr><th class=\"n\">line</th><th>object</th>\
+            "<details><summary>{}</summary><div class=\"wide\"><table><thead><tr><th class=\"n\">line</th><th>object</th>\
          <th>why</th><th>statement</th></tr></thead><tbody>",
-            count(all as u64),
+            counted(all as u64, "statement"),
         ),
     );
     for removal in list.removals.iter().take(LISTED) {
