@@ -1,9 +1,9 @@
 //! The command line.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Args, Parser, Subcommand};
-use pgplan_engine::{journal::Location, op::Exec};
+use pgplan_engine::{locate::without_password, op::Exec};
 
 use crate::{commands, ui::Color};
 
@@ -46,6 +46,7 @@ pub(crate) struct Global {
 /// The commands, one file each.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
+    Init(commands::init::Init),
     Check(commands::check::Check),
     Plan(commands::plan::PlanCommand),
     Rehearse(commands::rehearse::Rehearse),
@@ -80,15 +81,72 @@ pub(crate) struct PlanArgs {
 }
 
 impl PlanArgs {
-    /// Returns the command line that does this to the same run of the same plan.
-    ///
-    /// `state` is where the journal is, when that was said beside the plan; its password is left out.
-    pub(crate) fn command(&self, verb: &str, state: Option<&Location>) -> String {
+    /// Returns the command line that does this to the same run of the same plan, with the journal as it was named.
+    pub(crate) fn command(&self, verb: &str, hints: &Hints) -> String {
         let mut words = vec!["pgplan".to_owned(), verb.to_owned(), self.file.display().to_string()];
-        words.extend(self.vars.iter().flat_map(|var| ["--var".to_owned(), var.clone()]));
-        words.extend(self.platforms.iter().flat_map(|file| ["--platform".to_owned(), file.display().to_string()]));
-        words.extend(state.into_iter().flat_map(|state| ["--state".to_owned(), state.to_string()]));
-        Exec { argv: words.iter().map(|word| word.as_str().into()).collect(), ..Exec::default() }.to_string()
+        words.extend(self.options());
+        words.extend(hints.state.iter().flat_map(|state| ["--state".to_owned(), state.clone()]));
+        quoted(&words)
+    }
+
+    fn options(&self) -> impl Iterator<Item = String> {
+        let vars = self.vars.iter().flat_map(|var| ["--var".to_owned(), var.clone()]);
+        let platforms = self.platforms.iter();
+        vars.chain(platforms.flat_map(|file| ["--platform".to_owned(), file.display().to_string()]))
+    }
+}
+
+/// Writes words as a shell reads them.
+fn quoted(words: &[String]) -> String {
+    Exec { argv: words.iter().map(|word| word.as_str().into()).collect(), ..Exec::default() }.to_string()
+}
+
+/// What a command that is suggested must be given to find the journal that this one used.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Hints {
+    /// What was said with --state, a password left out; absent when it comes from the environment or the plan.
+    pub(crate) state: Option<String>,
+    /// The plan that says where the journal is.
+    pub(crate) plan: Option<PlanArgs>,
+}
+
+impl Hints {
+    /// Returns the hints of a process that was given this place of the journal.
+    pub(crate) fn of(state: Option<&Path>) -> Self {
+        let in_environment = |given: &str| environment().get("PGPLAN_STATE").is_some_and(|state| state == given);
+        let given = state.map(|state| state.display().to_string()).filter(|given| !in_environment(given));
+        Self { state: given.map(|given| without_password(&given)), plan: None }
+    }
+
+    /// Completes the commands that a text names in backquotes.
+    pub(crate) fn complete(&self, text: &str) -> String {
+        if self.state.is_none() && self.plan.is_none() {
+            return text.to_owned();
+        }
+        let pieces = text.split('`').enumerate();
+        let pieces = pieces.map(|(at, piece)| match at % 2 {
+            1 => piece.to_owned() + &self.missing(piece),
+            _ => piece.to_owned(),
+        });
+        pieces.collect::<Vec<_>>().join("`")
+    }
+
+    fn missing(&self, command: &str) -> String {
+        let Some(verb) = command.strip_prefix("pgplan ").and_then(|rest| rest.split(' ').next()) else {
+            return String::new();
+        };
+        let of_runs = ["status", "runs", "log", "resolve", "approve", "abandon"].contains(&verb);
+        let words: Vec<String> = match (&self.state, &self.plan) {
+            (Some(state), _) if (of_runs || ["apply", "undo"].contains(&verb)) && !command.contains(" --state ") => {
+                vec!["--state".to_owned(), state.clone()]
+            }
+            (None, Some(plan)) if of_runs && !command.contains(" --plan ") => {
+                let vars = plan.vars.iter().flat_map(|var| ["--var".to_owned(), var.clone()]);
+                ["--plan".to_owned(), plan.file.display().to_string()].into_iter().chain(vars).collect()
+            }
+            _ => return String::new(),
+        };
+        format!(" {}", quoted(&words))
     }
 }
 
@@ -98,6 +156,27 @@ pub(crate) struct RunArgs {
     /// The run's id or the plan's name; default: the newest run
     #[arg(value_name = "RUN")]
     pub(crate) run: Option<String>,
+    #[command(flatten)]
+    pub(crate) journal: JournalArgs,
+}
+
+/// The plan that says where the journal is, for commands that are about runs.
+#[derive(Debug, Clone, Default, Args)]
+pub(crate) struct JournalArgs {
+    /// Look where this plan's `state` says, at the runs of this plan
+    #[arg(long, value_name = "FILE")]
+    pub(crate) plan: Option<PathBuf>,
+    /// Set a variable of that plan
+    #[arg(long = "var", value_name = "NAME=VALUE", requires = "plan")]
+    pub(crate) vars: Vec<String>,
+}
+
+impl JournalArgs {
+    /// Returns the plan with its variables.
+    pub(crate) fn plan(&self) -> Option<PlanArgs> {
+        let plan = |file: &PathBuf| PlanArgs { file: file.clone(), vars: self.vars.clone(), platforms: Vec::new() };
+        self.plan.as_ref().map(plan)
+    }
 }
 
 /// Returns the process's environment, as far as it is text.
@@ -105,4 +184,23 @@ pub(crate) fn environment() -> std::collections::BTreeMap<String, String> {
     #[expect(clippy::disallowed_methods, reason = "the one place that reads the environment")]
     let variables = std::env::vars_os();
     variables.filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_suggested_command_finds_the_journal() {
+        let given = Hints { state: Some("the state".to_owned()), plan: None };
+        assert_eq!(
+            given.complete("say `pgplan resolve a --as done`, `--as retry`, and `pgplan graph`"),
+            "say `pgplan resolve a --as done --state 'the state'`, `--as retry`, and `pgplan graph`"
+        );
+        assert_eq!(given.complete("`pgplan apply p.yaml --state x`"), "`pgplan apply p.yaml --state x`");
+        let plan = PlanArgs { file: "p.yaml".into(), vars: vec!["a=b c".to_owned()], platforms: Vec::new() };
+        let in_plan = Hints { state: None, plan: Some(plan) };
+        assert_eq!(in_plan.complete("`pgplan runs`"), "`pgplan runs --plan p.yaml --var 'a=b c'`");
+        assert_eq!(in_plan.complete("`pgplan undo p.yaml`"), "`pgplan undo p.yaml`");
+    }
 }

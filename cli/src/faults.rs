@@ -6,6 +6,15 @@
 #[cfg(not(feature = "stand-ins"))]
 pub(crate) use pgplan_engine::world::Real as Acting;
 
+/// Returns how often in a row pgplan may end in the middle of an action; tests say less in `PGPLAN_MOST_CUTS`.
+pub(crate) fn most_cuts() -> u32 {
+    #[cfg(feature = "stand-ins")]
+    if let Some(fewer) = crate::args::environment().get("PGPLAN_MOST_CUTS").and_then(|text| text.parse().ok()) {
+        return fewer;
+    }
+    pgplan_engine::run::MOST_CUTS
+}
+
 /// Returns the world as it is.
 #[cfg(not(feature = "stand-ins"))]
 pub(crate) fn around(world: Acting) -> Acting {

@@ -11,7 +11,7 @@ mod faults;
 mod report;
 mod ui;
 
-use args::{Cli, Command};
+use args::{Cli, Command, Hints};
 use exit::Exit;
 use ui::Ui;
 
@@ -33,8 +33,10 @@ fn main() -> ExitCode {
         .with_writer(io::stderr)
         .with_env_filter(tracing_subscriber::EnvFilter::from_env("PGPLAN_LOG"))
         .init();
-    let mut ui = Ui::new(cli.global.color);
-    match dispatch(&cli, &mut ui) {
+    let mut ui = Ui::new(cli.global.color, Hints::of(cli.global.state.as_deref()));
+    let ended = dispatch(&cli, &mut ui);
+    ui.restore_terminal();
+    match ended {
         Ok(exit) => exit.into(),
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Exit::Done.into(),
         // One with a message of ours says what could not be written.
@@ -52,6 +54,7 @@ fn main() -> ExitCode {
 fn dispatch(cli: &Cli, ui: &mut Ui) -> io::Result<Exit> {
     let state = cli.global.state.as_deref();
     match &cli.command {
+        Command::Init(command) => command.run(ui),
         Command::Check(command) => command.run(ui),
         Command::Plan(command) => command.run(ui, state),
         Command::Rehearse(command) => command.run(ui, state),

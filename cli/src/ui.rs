@@ -9,6 +9,8 @@ use owo_colors::{OwoColorize, Style};
 use pgplan_engine::error::StepError;
 pub(crate) use pgplan_engine::quantity::{bytes, count};
 
+use crate::args::Hints;
+
 /// When to colour.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum Color {
@@ -27,6 +29,8 @@ pub(crate) struct Ui {
     err: anstream::AutoStream<io::Stderr>,
     /// Whether people watch: stderr is a terminal.
     pub(crate) interactive: bool,
+    /// What completes the commands that are suggested.
+    pub(crate) hints: Hints,
 }
 
 /// The meaning of a piece of text, from which its colour follows.
@@ -46,7 +50,7 @@ pub(crate) enum Tone {
 
 impl Ui {
     /// Returns the ways out of this process.
-    pub(crate) fn new(color: Color) -> Self {
+    pub(crate) fn new(color: Color, hints: Hints) -> Self {
         let choice = match color {
             Color::Auto => anstream::ColorChoice::Auto,
             Color::Always => anstream::ColorChoice::Always,
@@ -56,6 +60,18 @@ impl Ui {
             out: anstream::AutoStream::new(io::stdout(), choice),
             err: anstream::AutoStream::new(io::stderr(), choice),
             interactive: io::stderr().is_terminal(),
+            hints,
+        }
+    }
+
+    /// Gives the terminal back as it was when a question was left without an answer.
+    pub(crate) fn restore_terminal(&mut self) {
+        let raw = crossterm::terminal::is_raw_mode_enabled().unwrap_or(false);
+        if raw && let Err(error) = crossterm::terminal::disable_raw_mode() {
+            tracing::debug!(%error, "the terminal cannot be given back as it was");
+        }
+        if raw && write!(self.err, "\r\n{}", crossterm::cursor::Show).and_then(|()| self.err.flush()).is_err() {
+            tracing::debug!("stderr is closed");
         }
     }
 
@@ -84,14 +100,14 @@ impl Ui {
         for line in error.details.iter().flat_map(|detail| detail.lines()) {
             self.say(format!("  {line}"));
         }
-        self.say(format!("{} {}", paint("help:", Tone::Strong), error.advice()));
+        self.say(format!("{} {}", paint("help:", Tone::Strong), self.hints.complete(error.advice())));
     }
 
     /// Writes an error that is not about a step.
     pub(crate) fn fail(&mut self, message: impl Display, help: &str) {
         self.say(format!("{} {message}", paint("error:", Tone::Bad)));
         if !help.is_empty() {
-            self.say(format!("{} {help}", paint("help:", Tone::Strong)));
+            self.say(format!("{} {}", paint("help:", Tone::Strong), self.hints.complete(help)));
         }
     }
 }

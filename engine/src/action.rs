@@ -61,6 +61,10 @@ pub struct Action {
     /// it is done again when a step that is still to run comes after it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub volatile: bool,
+    /// Whether it proves something that others could undo meanwhile (that nobody writes): on resume it is done again
+    /// when a step that is still to run comes after it and no step has begun to end what it proved.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub proof: bool,
 }
 
 /// Returns the schema of an operation as far as it is promised: its name. What else it holds may change with any
@@ -86,6 +90,7 @@ impl Action {
             estimate: Estimate::default(),
             undo: None,
             volatile: false,
+            proof: false,
         }
     }
 
@@ -114,6 +119,13 @@ impl Action {
     #[must_use]
     pub fn volatile(mut self) -> Self {
         self.volatile = true;
+        self
+    }
+
+    /// Returns the action marked as a proof.
+    #[must_use]
+    pub fn proof(mut self) -> Self {
+        self.proof = true;
         self
     }
 }

@@ -344,3 +344,150 @@ fn float(number: u64) -> f64 {
 fn rounded(ms: f64) -> u64 {
     ms.max(0.0).round() as u64
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use super::*;
+    use crate::{check, timing::Machine, timing::TimedServer};
+
+    /// Two ways from `stop` to `start`: over `dump` and `load`, and over `write`; `before` and `after` lie outside.
+    const PLAN: &str = "\
+version: 1
+name: small
+downtime: { budget: 60s }
+databases:
+  source: { url: postgres://u@h/db }
+steps:
+  - id: before
+    command: { run: [a] }
+  - id: stop
+    downtime: begin
+    command: { run: [a] }
+  - id: dump
+    dump: { from: source }
+  - id: write
+    needs: [stop]
+    command: { run: [a] }
+  - id: verify
+    needs: [dump, write]
+    sql: { database: source, sql: SELECT 1 }
+  - id: start
+    downtime: end
+    point_of_no_return: true
+    command: { run: [a] }
+  - id: after
+    command: { run: [a] }
+";
+
+    fn plan() -> Plan {
+        let checked = check::check_text("plan.yaml", PathBuf::from("."), PLAN.to_owned(), &check::Options::default());
+        checked.plan.unwrap_or_else(|| panic!("{:?}", checked.problems))
+    }
+
+    fn rehearsal(plan: &Plan, factor: u64) -> Timing {
+        let times =
+            [("before", 900, 0), ("stop", 50, 40), ("dump", 10_000, 10), ("write", 7_000, 0), ("verify", 4_000, 5)];
+        let steps =
+            times.into_iter().chain([("start", 20, 0), ("after", 500, 0)]).map(|(id, ms, survey_ms)| TimedStep {
+                id: id.to_owned(),
+                kind: plan.step(id).map_or("", |step| step.kind).to_owned(),
+                ms: ms * factor,
+                survey_ms,
+                simulated: plan.step(id).is_some_and(|step| step.kind == "command"),
+            });
+        Timing {
+            version: 1,
+            id: factor.to_string(),
+            plan: plan.name.clone(),
+            fingerprint: plan.fingerprint.clone(),
+            fingerprints: plan.steps.iter().map(|step| (step.id.clone(), step.fingerprint.clone())).collect(),
+            at: Timestamp::UNIX_EPOCH,
+            outcome: Outcome::Succeeded,
+            machine: Machine { host: "here".to_owned(), cpus: 2, pgplan: "0".to_owned() },
+            sample: None,
+            assumed_ms: 1_000,
+            servers: [(
+                "source".to_owned(),
+                TimedServer { version: "15".to_owned(), bytes: 1_000_000, rows: Some(5_000), share: 1.0 },
+            )]
+            .into(),
+            downtime_ms: None,
+            steps: steps.collect(),
+            actions: Vec::new(),
+        }
+    }
+
+    fn now(bytes: u64) -> BTreeMap<String, Size> {
+        [("source".to_owned(), Size { bytes, rows: None })].into()
+    }
+
+    #[test]
+    fn the_window_is_the_longest_path_and_simulated_steps_are_assumed() {
+        let plan = plan();
+        let rehearsals = [rehearsal(&plan, 1)];
+        let forecast = Forecast::of(&plan, &rehearsals, None, &now(1_000_000), "here").unwrap();
+        let whole = forecast.whole();
+        let steps: Vec<(&str, u64, Basis)> =
+            whole.steps.iter().map(|step| (step.id.as_str(), step.ms, step.basis)).collect();
+        assert_eq!(
+            steps,
+            [
+                ("stop", 1_000, Basis::Assumed),
+                ("dump", 10_000, Basis::Rehearsed),
+                ("verify", 4_000, Basis::Rehearsed),
+                ("start", 1_000, Basis::Assumed)
+            ]
+        );
+        assert_eq!((whole.ms, whole.low_ms, whole.high_ms), (16_000, 11_200, 22_800));
+        assert_eq!(forecast.rest("start"), Some(Duration::from_millis(1_000)));
+        assert_eq!(forecast.rest("verify"), Some(Duration::from_millis(5_000)));
+        assert_eq!(forecast.rest("write"), Some(Duration::from_millis(6_000)));
+        assert_eq!((forecast.rest("before"), forecast.rest("after")), (None, None));
+        assert!(!whole.passes_budget() && !whole.may_pass_budget());
+    }
+
+    #[test]
+    fn a_run_tells_of_the_application_and_growth_is_scaled() {
+        let plan = plan();
+        let rehearsals = [rehearsal(&plan, 1)];
+        let run = rehearsal(&plan, 2);
+        let forecast = Forecast::of(&plan, &rehearsals, Some(&run), &now(4_000_000), "here").unwrap().whole();
+        // `stop` without what its survey took, then four times the data, then `start`.
+        assert_eq!(forecast.ms, (100 - 40) + 40_000 + 16_000 + 40);
+        assert!(forecast.steps.iter().all(|step| step.basis != Basis::Assumed));
+        assert!(forecast.reservations.iter().any(|line| line.contains("4.00 times")), "{:?}", forecast.reservations);
+        assert!(!forecast.passes_budget() && forecast.may_pass_budget());
+    }
+
+    #[test]
+    fn rehearsals_that_differ_widen_the_range_and_a_sample_only_stands_in() {
+        let plan = plan();
+        let mut rehearsals = vec![rehearsal(&plan, 1), rehearsal(&plan, 3)];
+        let whole = Forecast::of(&plan, &rehearsals, None, &now(1_000_000), "here").unwrap().whole();
+        assert_eq!((whole.ms, whole.rehearsals), (1_000 + 20_000 + 8_000 + 1_000, 2));
+        assert!(whole.low_ms <= 11_200 && whole.high_ms >= 42_000 * 6 / 5, "{whole:?}");
+        let mut sampled = rehearsal(&plan, 9);
+        sampled.sample = Some("db: …".to_owned());
+        rehearsals.push(sampled);
+        assert_eq!(Forecast::of(&plan, &rehearsals, None, &now(1_000_000), "here").unwrap().whole().rehearsals, 2);
+        let mut alone = rehearsals.pop().unwrap();
+        alone.servers.get_mut("source").unwrap().share = 0.5;
+        let only = [alone];
+        let scaled = Forecast::of(&plan, &only, None, &BTreeMap::new(), "there").unwrap().whole();
+        assert_eq!(scaled.ms, 1_000 + 2 * (90_000 + 36_000) + 1_000);
+        assert!(scaled.reservations.iter().any(|line| line.contains("not on this machine")));
+    }
+
+    #[test]
+    fn nothing_is_predicted_without_a_window_or_a_rehearsal_to_the_end() {
+        let plan = plan();
+        let mut failed = rehearsal(&plan, 1);
+        failed.outcome = Outcome::Failed;
+        assert!(Forecast::of(&plan, &[failed], None, &BTreeMap::new(), "here").is_none());
+        let mut unmarked = plan.clone();
+        unmarked.steps.iter_mut().for_each(|step| step.downtime = None);
+        assert!(Forecast::of(&unmarked, &[rehearsal(&plan, 1)], None, &BTreeMap::new(), "here").is_none());
+    }
+}

@@ -49,6 +49,9 @@ pub enum EventKind {
         /// The variables that were given on the command line; a run goes on with them.
         #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
         given: BTreeMap<String, String>,
+        /// The platform files that were given on the command line, as they were named.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        platforms: Vec<String>,
         /// Who runs it.
         holder: Holder,
     },

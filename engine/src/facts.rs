@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     artifact::DumpArtifact,
     merge::{Finding, Layout, Sequence, Spec},
-    op::Exec,
+    op::{Exec, fence::Grant},
 };
 
 /// One read-only look that a kind asks for before it lists its actions.
@@ -117,6 +117,9 @@ pub struct ServerFacts {
     pub settings: BTreeMap<String, String>,
     /// Databases by name.
     pub databases: Vec<DatabaseFacts>,
+    /// What `ALTER ROLE … SET` and `ALTER DATABASE … SET` have set.
+    #[serde(default)]
+    pub defaults: Vec<Defaults>,
     /// Other client sessions connected now, one line each.
     pub sessions: Vec<String>,
 }
@@ -136,8 +139,28 @@ pub struct DatabaseFacts {
     pub allows_connections: bool,
     /// The encoding's name.
     pub encoding: String,
+    /// `datacl` as text; absent = the default privileges.
+    #[serde(default)]
+    pub acl: Option<String>,
+    /// Who may connect, also by default privileges.
+    #[serde(default)]
+    pub connect: Vec<Grant>,
+    /// `datconnlimit`; -1 = none.
+    #[serde(default)]
+    pub connection_limit: i32,
     /// Its tables; absent when the look did not go so far.
     pub tables: Option<Vec<TableFacts>>,
+}
+
+/// Settings that sessions of a role, in a database, begin with (`pg_db_role_setting`).
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Defaults {
+    /// The database; absent = every one.
+    pub database: Option<String>,
+    /// The role; absent = every one.
+    pub role: Option<String>,
+    /// `default_transaction_read_only` among them, as it is written.
+    pub read_only: Option<String>,
 }
 
 /// A relation that holds rows.

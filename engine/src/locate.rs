@@ -15,7 +15,7 @@ use crate::{
         apart::{refusal, same_address},
     },
     lookup::plan_error,
-    plan::Plan,
+    plan::{Plan, SecretSource},
     postgres::{ConnInfo, Environment},
     redact::Redactor,
     secret::{Part, SecretString, Text},
@@ -76,6 +76,19 @@ impl Written {
         }
     }
 
+    /// Returns whether a program of the plan must be started to know the address.
+    #[must_use]
+    pub fn needs_program(&self, plan: &Plan) -> bool {
+        let Self::Server(text) = self else { return false };
+        text.parts().iter().any(|part| match part {
+            Part::Secret { name, .. } => {
+                let name = name.strip_prefix("secrets.").unwrap_or(name);
+                matches!(plan.secrets.get(name), Some(SecretSource::Command(_)))
+            }
+            Part::Plain(_) | Part::Unknown { .. } => false,
+        })
+    }
+
     /// Completes an address from environment, password file and the secrets of the plan that it names.
     ///
     /// # Errors
@@ -125,6 +138,45 @@ pub fn refuse_own(location: &Location, plan: &Plan, vars: &BTreeMap<String, Stri
     Ok(())
 }
 
+/// Returns a place of the journal as it was written, a password in it left out.
+#[must_use]
+pub fn without_password(text: &str) -> String {
+    if !is_url(text) {
+        return text.to_owned();
+    }
+    let (scheme, rest) = text.split_once("://").unwrap_or(("postgres", text));
+    let rest = match rest.rsplit_once('@') {
+        Some((user, hosts)) => format!("{}@{hosts}", user.split(':').next().unwrap_or_default()),
+        None => rest.to_owned(),
+    };
+    let (address, query) = rest.split_once('?').unwrap_or((&rest, ""));
+    let is_password = |pair: &&str| pair.starts_with("password=") || pair.starts_with("sslpassword=");
+    let kept: Vec<&str> = query.split('&').filter(|pair| !pair.is_empty() && !is_password(pair)).collect();
+    match kept.is_empty() {
+        true => format!("{scheme}://{address}"),
+        false => format!("{scheme}://{address}?{}", kept.join("&")),
+    }
+}
+
 fn is_url(text: &str) -> bool {
     text.starts_with("postgres://") || text.starts_with("postgresql://")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_place_is_repeated_without_its_password() {
+        let cases = [
+            ("the state", "the state"),
+            ("postgres://u:p%40w@h:5433/d", "postgres://u@h:5433/d"),
+            ("postgres://u:p/w?@h/d", "postgres://u@h/d"),
+            ("postgresql://h/d?user=u&password=pw&sslmode=require", "postgresql://h/d?user=u&sslmode=require"),
+            ("postgres://u@/d?host=/run/pg&port=5433", "postgres://u@/d?host=/run/pg&port=5433"),
+        ];
+        for (given, shown) in cases {
+            assert_eq!(without_password(given), shown);
+        }
+    }
 }

@@ -13,7 +13,9 @@ use crate::secret::Text;
 
 pub mod data;
 mod dump;
+pub mod fence;
 pub mod merge;
+pub mod trial;
 
 pub use dump::{Compat, Compress, DumpOp, Expected, ExpectedCode, FilterOp, OnError, Part, RestoreOp, Unmatched};
 
@@ -40,6 +42,9 @@ pub enum Op {
     RemoveCluster {
         /// The folder that [`CreateCluster`] made.
         folder: PathBuf,
+        /// Whether it stays when another run made it: what was only adopted is not taken back.
+        #[serde(default)]
+        of_this_run: bool,
     },
     /// Run SQL.
     RunSql(data::RunSql),
@@ -62,6 +67,16 @@ pub enum Op {
     Filter(FilterOp),
     /// Put a dump, or a part of one, into a server.
     Restore(RestoreOp),
+    /// Close databases to writers and prove that nobody writes.
+    Fence(fence::FenceOp),
+    /// Open fenced databases again as they were.
+    Unfence(fence::UnfenceOp),
+    /// Check that nothing has moved since databases were proved quiet.
+    StillQuiet(fence::StillQuietOp),
+    /// Restore a schema only to see whether it can be.
+    SchemaTrial(Box<trial::TrialOp>),
+    /// Remove what was made for a trial of a schema.
+    EndTrial(trial::TrialPlace),
     /// Give rows of a merge their new keys.
     MapKeys(merge::MapKeys),
     /// Fill tables from the sources of a merge.

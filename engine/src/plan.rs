@@ -17,6 +17,8 @@ pub struct Plan {
     pub vars: BTreeMap<String, serde_json::Value>,
     /// The values among them that were given (`--var`), as they were written.
     pub given: BTreeMap<String, String>,
+    /// Platform files that were given beside it (`--platform`), as they were named.
+    pub platforms: Vec<PathBuf>,
     /// Where each secret is.
     pub secrets: BTreeMap<String, SecretSource>,
     /// Databases by name.
@@ -232,6 +234,12 @@ impl Step {
     #[must_use]
     pub fn text(&self) -> serde_json::Value {
         serde_json::json!({ self.kind: self.body.to_json() })
+    }
+
+    /// Returns whether this step ends what another set up: opens what it has fenced.
+    #[must_use]
+    pub fn ends(&self, other: &str) -> bool {
+        self.declared.ends.iter().any(|key| self.inputs.get(key).is_some_and(|step| step == other))
     }
 }
 

@@ -5,7 +5,7 @@
 //! always: `started` is on disk → it is done → `finished` with its outputs is on disk → anything that depends on it.
 
 mod budget;
-pub(crate) mod drive;
+mod drive;
 mod recover;
 
 use std::{
@@ -20,6 +20,7 @@ use std::{
 use tokio::sync::mpsc::UnboundedSender;
 use tokio_util::sync::CancellationToken;
 
+pub use drive::{receipted, receipted_in};
 pub use recover::MOST_CUTS;
 
 use crate::{
@@ -208,7 +209,10 @@ impl Stop {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Direction {
     /// On to its end.
-    Forward,
+    Forward {
+        /// How often in a row pgplan may end in the middle of an action before a person is asked: [`MOST_CUTS`].
+        most_cuts: u32,
+    },
     /// Back to its begin.
     Back,
 }
@@ -251,7 +255,6 @@ pub struct Run<'a> {
     memory: BTreeMap<String, Outputs>,
     busy: Busy,
     ensured: BTreeSet<String>,
-    pub(crate) taken_back_in: Vec<(String, Receipted)>,
     budget: Option<Budget>,
     over_budget: bool,
 }
@@ -279,6 +282,7 @@ impl<'a> Run<'a> {
             texts: step_texts(plan),
             vars: plan.vars.clone(),
             given: plan.given.clone(),
+            platforms: plan.platforms.iter().map(|file| file.display().to_string()).collect(),
             holder,
         }])?;
         Ok(run)
@@ -308,8 +312,8 @@ impl<'a> Run<'a> {
             .collect();
         let (fingerprint, texts) = (plan.fingerprint.clone(), step_texts(plan));
         run.record(vec![EventKind::RunResumed { fingerprint, steps, texts, holder }])?;
-        if direction == Direction::Forward {
-            run.recover(&changed)?;
+        if let Direction::Forward { most_cuts } = direction {
+            run.recover(&changed, most_cuts)?;
         }
         Ok(run)
     }
@@ -323,7 +327,6 @@ impl<'a> Run<'a> {
             memory: BTreeMap::new(),
             busy: Busy::default(),
             ensured: BTreeSet::new(),
-            taken_back_in: Vec::new(),
             budget: None,
             over_budget: false,
         }

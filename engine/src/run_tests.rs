@@ -145,7 +145,7 @@ fn journal(folder: &tempfile::TempDir) -> Journal {
 async fn apply(plan: &Plan, journal: &mut Journal, world: Scripted) -> (Arc<Scripted>, Ending, RunState) {
     let resumed = journal.runs().unwrap().iter().any(|run| run.id == "r");
     let run = match resumed {
-        true => Run::resume(plan, journal, "r", me(), Direction::Forward, Vec::new()),
+        true => Run::resume(plan, journal, "r", me(), Direction::Forward { most_cuts: MOST_CUTS }, Vec::new()),
         false => Run::begin(plan, journal, "r", me(), Vec::new()),
     };
     let mut run = run.unwrap();
@@ -380,6 +380,21 @@ async fn what_is_opened_again_is_open_before_what_comes_after_it() {
         })
         .collect();
     assert_eq!(order, ["a begins", "a ends", "c begins", "c ends"]);
+}
+
+#[tokio::test]
+async fn what_cannot_be_opened_again_keeps_all_that_comes_after_it_from_running() {
+    let folder = tempfile::tempdir().unwrap();
+    let plan = plan(CHAIN);
+    let mut journal = journal(&folder);
+    let volatile = || Scripted { volatile: Some("a".to_owned()), ..Scripted::new() };
+    let (_, ending, _) = apply(&plan, &mut journal, volatile().act("c/0", &[Act::Fail(ErrorKind::Sql)])).await;
+    assert_eq!(ending, Ending::Ended(Outcome::Failed));
+    // `c` needs only `b`, which is over.
+    let (world, ending, _) = apply(&plan, &mut journal, volatile().act("a/0", &[Act::Fail(ErrorKind::Sql)])).await;
+    assert_eq!((ending, world.done()), (Ending::Ended(Outcome::Failed), Vec::<String>::new()));
+    let (world, ending, _) = apply(&plan, &mut journal, volatile()).await;
+    assert_eq!((ending, world.done()), (Ending::Ended(Outcome::Succeeded), vec!["a/0".to_owned(), "c/0".to_owned()]));
 }
 
 #[tokio::test]

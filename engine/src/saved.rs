@@ -63,6 +63,9 @@ pub struct Saved {
     pub files: BTreeMap<PathBuf, String>,
     /// What the databases that steps use were like.
     pub bound: BTreeMap<String, Bound>,
+    /// The server programs that steps would use, by step.
+    #[serde(default)]
+    pub programs: BTreeMap<String, String>,
     /// What was shown.
     pub preview: Preview,
 }
@@ -115,6 +118,7 @@ impl Saved {
             steps: plan.steps.iter().map(SavedStep::from).collect(),
             files: files(plan)?,
             bound: bound::look(plan, world).await?,
+            programs: bound::server_programs(plan, world)?,
             preview,
         })
     }
@@ -238,13 +242,11 @@ fn digest(path: &Path) -> Result<String, StepError> {
     fingerprint::digest(path).map_err(|error| StepError::io("read", path, &error))
 }
 
-/// Returns a digest of each database as the plan declares it; an address may hold a password, so it is not kept itself.
+/// Returns a digest of each database as the plan declares it, its password left out.
 fn declared(plan: &Plan) -> BTreeMap<String, String> {
     let digest = |database: &crate::plan::Database| {
         fingerprint::of(&json!([
-            database.url,
-            database.params,
-            database.password,
+            fingerprint::address(database),
             database.expect.major,
             database.expect.empty,
             database.protect
@@ -286,6 +288,7 @@ mod tests {
             steps: Vec::new(),
             files: BTreeMap::new(),
             bound: BTreeMap::new(),
+            programs: BTreeMap::new(),
             preview,
         }
     }

@@ -71,16 +71,20 @@ pub fn next(plan: &Plan, state: &RunState, busy: &Busy) -> Vec<Next> {
     let mut moves = Vec::new();
     let mut free = plan.max_parallel.saturating_sub(busy.running.len());
     let waiting = waiting(plan, state);
+    let cut_off = cut_off(plan, state);
     for step in &plan.steps {
         if waiting.contains(step.id.as_str()) {
             continue;
         }
+        let by = cut_off.get(step.id.as_str()).copied();
         match state.steps.get(&step.id) {
             Some(running) if running.status == StepStatus::Running => {
-                act(step, running, busy, &mut free, &mut moves);
+                // One that was begun in an earlier session goes on when what it needs is there again.
+                let mut none = 0;
+                act(step, running, &state.id, busy, if by.is_some() { &mut none } else { &mut free }, &mut moves);
             }
             Some(over) if over.status.is_over() => {}
-            Some(_) | None => open(step, state, busy, &mut moves),
+            Some(_) | None => open(step, state, by, busy, &mut moves),
         }
     }
     moves
@@ -110,27 +114,47 @@ fn waiting<'a>(plan: &'a Plan, state: &RunState) -> BTreeSet<&'a str> {
     waiting
 }
 
-/// Decides about a step that has not been opened.
-fn open(step: &Step, state: &RunState, busy: &Busy, moves: &mut Vec<Next>) {
+/// Returns the steps that cannot be done because one before them has failed, with that one.
+///
+/// Mostly it is a direct need that is not satisfied. But a resumed run may do a step again (a tunnel, a proof) whose
+/// dependants are over: when that fails, what comes after those must not be done either.
+fn cut_off<'a>(plan: &'a Plan, state: &RunState) -> BTreeMap<&'a str, &'a str> {
+    let failed = |id: &str| matches!(state.status(id), StepStatus::Failed | StepStatus::Blocked);
+    let mut cut: BTreeMap<&str, &str> = BTreeMap::new();
+    let mut reached: Vec<&str> = plan.steps.iter().map(|step| step.id.as_str()).filter(|id| failed(id)).collect();
+    while let Some(before) = reached.pop() {
+        for step in &plan.steps {
+            let comes_after = step.run_on == RunOn::Success && step.needs.iter().any(|need| need == before);
+            if comes_after && !cut.contains_key(step.id.as_str()) {
+                cut.insert(&step.id, before);
+                reached.push(&step.id);
+            }
+        }
+    }
+    cut
+}
+
+/// Decides about a step that has not been opened; `cut_off` = the step whose failure keeps it from being.
+fn open(step: &Step, state: &RunState, cut_off: Option<&str>, busy: &Busy, moves: &mut Vec<Next>) {
     if busy.opening.contains(&step.id) || busy.held_back.contains(&step.id) || busy.stopping {
         return;
     }
-    let unmet = step.needs.iter().find(|need| !state.status(need).satisfies());
+    let unmet = step.needs.iter().map(String::as_str).find(|need| !state.status(need).satisfies()).or(cut_off);
     let id = step.id.clone();
     moves.push(match (step.run_on, unmet) {
-        (RunOn::Success, Some(by)) => Next::Block { step: id, by: by.clone() },
+        (RunOn::Success, Some(by)) => Next::Block { step: id, by: by.to_owned() },
         (RunOn::Failure, None) => Next::Skip { step: id, reason: "no step that it needs failed".to_owned() },
         (RunOn::Success, None) | (RunOn::Failure, Some(_)) | (RunOn::Always, _) => Next::Open { step: id },
     });
 }
 
 /// Decides about a step whose actions are known.
-fn act(step: &Step, state: &StepState, busy: &Busy, free: &mut usize, moves: &mut Vec<Next>) {
+fn act(step: &Step, state: &StepState, run: &str, busy: &Busy, free: &mut usize, moves: &mut Vec<Next>) {
     let by_id: BTreeMap<&str, &ActionState> =
         state.actions.iter().map(|action| (action.action.id.as_str(), action)).collect();
     let running = |action: &ActionState| busy.running.contains(&(step.id.clone(), action.action.id.clone()));
     let in_step = state.actions.iter().filter(|action| running(action)).count();
-    if let Some(error) = first_failure(step, state) {
+    if let Some(error) = first_failure(step, state, run) {
         let others = step.for_each.as_ref().is_some_and(|each| !each.fail_fast);
         let more = others && !busy.stopping && state.actions.iter().any(|action| startable(action, &by_id));
         if in_step == 0 && !more {
@@ -178,24 +202,28 @@ fn startable(action: &ActionState, by_id: &BTreeMap<&str, &ActionState>) -> bool
             .all(|id| by_id.get(id.as_str()).is_some_and(|a| a.status == ActionStatus::Finished))
 }
 
-fn first_failure(step: &Step, state: &StepState) -> Option<StepError> {
+fn first_failure(step: &Step, state: &StepState, run: &str) -> Option<StepError> {
     let failed = state.actions.iter().filter(|action| action.status == ActionStatus::Failed && !action.retrying);
     let lost = state.actions.iter().find(|action| action.status == ActionStatus::Indeterminate);
     let first = failed.min_by_key(|action| action.ended_at).and_then(|action| action.error.clone());
-    first.or_else(|| lost.map(|action| indeterminate(&step.id, action)))
+    first.or_else(|| lost.map(|action| indeterminate(&step.id, action, run)))
 }
 
 /// Returns the error of an action that a person has to decide about.
-fn indeterminate(step: &str, action: &ActionState) -> StepError {
+fn indeterminate(step: &str, action: &ActionState, run: &str) -> StepError {
     let title = &action.action.title;
-    let message = match action.action.effect {
-        Effect::Opaque => format!("it is not known whether `{title}` was done: it was cut in the middle"),
+    let decide =
+        format!("say `pgplan resolve {step} --as done --run {run}`, `--as retry` or `--as undo`, and apply again");
+    let error = |message: String| StepError::new(crate::error::ErrorKind::NeedsPerson, message);
+    match action.action.effect {
+        Effect::Opaque => error(format!("it is not known whether `{title}` was done: it was cut in the middle"))
+            .help(format!("look, then {decide}")),
         Effect::Transaction | Effect::Probe | Effect::Restart => {
-            format!("pgplan ended {} times in a row in the middle of `{title}`", action.cuts)
+            error(format!("pgplan ended {} times in a row in the middle of `{title}`", action.cuts))
+                .detail("it could be done again, but something ends pgplan there: memory, a full disk, another program")
+                .help(format!("find out what (the system's log, `pgplan log`) and mend it, then {decide}"))
         }
-    };
-    StepError::new(crate::error::ErrorKind::NeedsPerson, message)
-        .help(format!("look, then say `pgplan resolve {step} --as done`, `--as retry` or `--as undo`, and apply again"))
+    }
 }
 
 /// The instance of a `for_each` step that an action belongs to: the part of its id before the first `/`.

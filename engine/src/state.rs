@@ -173,6 +173,8 @@ pub struct RunState {
     pub vars: BTreeMap<String, serde_json::Value>,
     /// The variables that were given on the command line.
     pub given: BTreeMap<String, String>,
+    /// The platform files that were given on the command line.
+    pub platforms: Vec<String>,
     /// Who runs it or ran it last.
     pub holder: Option<Holder>,
     /// Steps by id.
@@ -268,11 +270,12 @@ impl RunState {
 
     fn apply_kind(&mut self, event: &Event) -> Result<(), IllegalMove> {
         match &event.kind {
-            EventKind::RunStarted { plan, path, fingerprint, steps, texts, vars, given, holder } => {
+            EventKind::RunStarted { plan, path, fingerprint, steps, texts, vars, given, platforms, holder } => {
                 self.plan.clone_from(plan);
                 self.path.clone_from(path);
                 self.vars.clone_from(vars);
                 self.given.clone_from(given);
+                self.platforms.clone_from(platforms);
                 self.started_at = Some(event.at);
                 self.step_texts.clone_from(texts);
                 self.hold(fingerprint, steps, holder);

@@ -1,6 +1,6 @@
 //! One look at a server, through a session in which every transaction is read-only.
 //!
-//! The number of queries per database is constant: six for the server, one for each database whose tables are wanted.
+//! The number of queries per database is constant: eight for the server, one for each database whose tables are wanted.
 //! What the role may not ask is left out, not an error. Nothing here waits long for a lock: a table that another
 //! session holds exclusively shows the size that the last VACUUM or ANALYZE recorded.
 
@@ -8,9 +8,12 @@ pub mod merge;
 
 use std::collections::BTreeMap;
 
+use tokio_postgres::SimpleQueryRow;
+
 use crate::{
     error::StepError,
-    facts::{DatabaseFacts, Depth, ServerFacts, TableFacts},
+    facts::{DatabaseFacts, Defaults, Depth, ServerFacts, TableFacts},
+    op::fence::Grant,
     postgres::{
         ConnInfo, Session,
         connect::{connect_read_only, execute},
@@ -149,6 +152,11 @@ async fn look(session: &Session, conninfo: &ConnInfo) -> Result<ServerFacts, Ste
     let roles = rows(session, "list the roles", "SELECT rolname FROM pg_catalog.pg_roles ORDER BY 1").await?;
     facts.roles = roles.iter().map(|row| text(row, 0).to_owned()).collect();
     facts.databases = databases(session).await?;
+    for (name, grant) in connect_grants(session).await? {
+        let database = facts.databases.iter_mut().find(|database| database.name == name);
+        database.into_iter().for_each(|database| database.connect.push(grant.clone()));
+    }
+    facts.defaults = defaults(session).await?;
     facts.dbname_exists = facts.database(&facts.dbname).is_some();
     facts.sessions = sessions(session).await?;
     Ok(facts)
@@ -187,7 +195,7 @@ async fn databases(session: &Session) -> Result<Vec<DatabaseFacts>, StepError> {
                       datallowconn AND datconnlimit <> -2, pg_catalog.pg_encoding_to_char(encoding), \
                       CASE WHEN (SELECT rolsuper FROM pg_catalog.pg_roles WHERE rolname = current_user) \
                                 OR pg_catalog.has_database_privilege(oid, 'CONNECT') \
-                           THEN pg_catalog.pg_database_size(oid) ELSE 0 END \
+                           THEN pg_catalog.pg_database_size(oid) ELSE 0 END, datacl::text, datconnlimit \
                FROM pg_catalog.pg_database ORDER BY 1";
     let found = rows(session, "list the databases", sql).await?;
     let database = |row| DatabaseFacts {
@@ -197,9 +205,50 @@ async fn databases(session: &Session) -> Result<Vec<DatabaseFacts>, StepError> {
         allows_connections: flag(row, 3),
         encoding: text(row, 4).to_owned(),
         bytes: number(row, 5).unwrap_or_default(),
+        acl: row.get(6).map(str::to_owned),
+        connect: Vec::new(),
+        connection_limit: text(row, 7).parse().unwrap_or(-1),
         tables: None,
     };
     Ok(found.iter().map(database).collect())
+}
+
+/// Lists who may connect to which database, also by default privileges (PostgreSQL manual, 5.8).
+///
+/// # Errors
+/// What the server said.
+pub(crate) async fn connect_grants(session: &Session) -> Result<Vec<(String, Grant)>, StepError> {
+    let sql = "SELECT d.datname, pg_catalog.pg_get_userbyid(a.grantor), \
+                      CASE WHEN a.grantee <> 0 THEN pg_catalog.pg_get_userbyid(a.grantee) END, a.is_grantable \
+               FROM pg_catalog.pg_database d, \
+                    pg_catalog.aclexplode(coalesce(d.datacl, pg_catalog.acldefault('d', d.datdba))) a \
+               WHERE a.privilege_type = 'CONNECT' ORDER BY 1, 2, 3 NULLS FIRST, 4";
+    let found = rows(session, "list who may connect", sql).await?;
+    let grant = |row: &SimpleQueryRow| Grant {
+        grantor: text(row, 1).to_owned(),
+        grantee: row.get(2).map(str::to_owned),
+        grantable: flag(row, 3),
+    };
+    Ok(found.iter().map(|row| (text(row, 0).to_owned(), grant(row))).collect())
+}
+
+/// Lists which roles and databases say whether sessions write by default.
+///
+/// # Errors
+/// What the server said.
+pub(crate) async fn defaults(session: &Session) -> Result<Vec<Defaults>, StepError> {
+    let sql = "SELECT d.datname, CASE WHEN s.setrole <> 0 THEN pg_catalog.pg_get_userbyid(s.setrole) END, \
+                      substr(c, strpos(c, '=') + 1) \
+               FROM pg_catalog.pg_db_role_setting s LEFT JOIN pg_catalog.pg_database d ON d.oid = s.setdatabase, \
+                    unnest(s.setconfig) c \
+               WHERE c LIKE 'default\\_transaction\\_read\\_only=%' ORDER BY 1 NULLS FIRST, 2 NULLS FIRST";
+    let found = rows(session, "list the settings of roles and databases", sql).await?;
+    let of = |row: &SimpleQueryRow| Defaults {
+        database: row.get(0).map(str::to_owned),
+        role: row.get(1).map(str::to_owned),
+        read_only: row.get(2).map(str::to_owned),
+    };
+    Ok(found.iter().map(of).collect())
 }
 
 /// Lists the client sessions of others: `database role application address`.

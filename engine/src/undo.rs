@@ -5,12 +5,12 @@ use std::sync::Arc;
 use tokio::sync::mpsc::unbounded_channel;
 
 use crate::{
-    action::{Action, Effect},
+    action::{Action, Effect, Output},
     error::{ErrorKind, StepError},
     event::{EventKind, Outcome},
     op::Op,
     plan::{Plan, Step},
-    run::{ActionCx, Ending, Run, RunError, Stop, Words, World, drive::receipted_in},
+    run::{ActionCx, Ending, Run, RunError, Stop, Words, World},
     state::{ActionState, ActionStatus, RunState},
 };
 
@@ -118,6 +118,11 @@ fn is_repeatable(op: &Op) -> bool {
         | Op::Dump(_)
         | Op::Filter(_)
         | Op::Restore(_)
+        | Op::Fence(_)
+        | Op::Unfence(_)
+        | Op::StillQuiet(_)
+        | Op::SchemaTrial(_)
+        | Op::EndTrial(_)
         | Op::MapKeys(_)
         | Op::FillTables(_)
         | Op::ProveMerge(_)
@@ -131,6 +136,7 @@ fn is_repeatable(op: &Op) -> bool {
 fn is_lasting(op: &Op) -> bool {
     match op {
         Op::Exec(_) | Op::Restore(_) | Op::EditFile(_) | Op::CreateCluster(_) | Op::CreateDatabase(_) => true,
+        Op::Fence(_) => true,
         Op::RunSql(sql) => !sql.read_only,
         Op::FillTables(_) => true,
         Op::ProveMerge(proof) => !proof.complete.is_empty(),
@@ -145,6 +151,10 @@ fn is_lasting(op: &Op) -> bool {
         | Op::JudgeComparison(_)
         | Op::Dump(_)
         | Op::Filter(_)
+        | Op::Unfence(_)
+        | Op::StillQuiet(_)
+        | Op::SchemaTrial(_)
+        | Op::EndTrial(_)
         | Op::Approve { .. }
         | Op::Remember { .. } => false,
     }
@@ -191,17 +201,20 @@ impl Run<'_> {
                 if self.was_cut(&back) && !is_repeatable(op) {
                     let message =
                         format!("it is not known whether `{}` was done: it was cut in the middle", back.title);
-                    let step = &back.step;
+                    let (step, run) = (&back.step, &self.state.id);
                     let error = StepError::new(ErrorKind::NeedsPerson, message).help(format!(
-                        "look, then say `pgplan resolve {step} --as undo` when it was taken back or \
-                         `pgplan resolve {step} --as retry` when it is to be taken back, and undo again"
+                        "look, then say `pgplan resolve {step} --as undo --run {run}` when it was taken back or \
+                         `pgplan resolve {step} --as retry --run {run}` when it is to be taken back, and undo again"
                     ));
                     return self.stuck("a person has to look", &error);
                 }
                 self.record(each(&back, |step, action| EventKind::ActionUndoing { step, action }))?;
-                self.taken_back_in.extend(receipted_in(op));
                 match self.go_back(world, &back, op.clone(), stop).await {
-                    Ok(()) => {}
+                    Ok(output) => {
+                        let step = Some(back.step.clone());
+                        let warned = |message| EventKind::Warned { step: step.clone(), message };
+                        self.record(output.warnings.into_iter().map(warned).collect())?;
+                    }
                     Err(error) if error.kind == ErrorKind::Interrupted => return Ok(Ending::Interrupted),
                     Err(error) => return self.stuck(&format!("`{}` could not be done", back.title), &error),
                 }
@@ -258,13 +271,13 @@ impl Run<'_> {
         }
     }
 
-    async fn go_back<W: World>(&self, world: &Arc<W>, back: &Back, op: Op, stop: &Stop) -> Result<(), StepError> {
+    async fn go_back<W: World>(&self, world: &Arc<W>, back: &Back, op: Op, stop: &Stop) -> Result<Output, StepError> {
         let Some(step) = self.plan.step(&back.step) else {
             return Err(StepError::new(ErrorKind::Refused, format!("the plan has no step `{}` any more", back.step)));
         };
         let action = Action::new(format!("undo-{}", back.actions.join("-")), &back.title, op, Effect::Opaque);
         let cx = self.side_cx(&back.step, &action.id, stop);
-        world.perform(step, &action, cx).await.map(drop)
+        world.perform(step, &action, cx).await
     }
 
     fn stuck(&mut self, what: &str, error: &StepError) -> Result<Ending, RunError> {

@@ -15,16 +15,21 @@ use secrecy::ExposeSecret;
 use tokio_postgres::SimpleQueryMessage;
 use tokio_util::sync::CancellationToken;
 
+mod claimed;
+mod receipts;
+
+pub use receipts::Left;
+
 use crate::{
     action::{Action, ActionGraph, Output, OutputValue, Outputs, SeenServer},
-    claim::{self, Claims, Purpose, uses},
+    claim::Claims,
     diagnostic::Problems,
     document::{Question, Undo},
     each::{item_id, items_of, with_item},
     error::{ErrorKind, StepError},
     facts::{Depth, Facts, Look, MergeFacts, ServerFacts},
     journal::apart::Apart,
-    kinds::{self, ExpandCx, Use},
+    kinds::{self, ExpandCx},
     lookup::{Lookup, plan_error},
     merge,
     op::{
@@ -36,7 +41,6 @@ use crate::{
     platforms::{self, Platforms},
     postgres::{ConnInfo, Environment, connect::connect_read_only},
     preview::Server,
-    receipt,
     redact::Redactor,
     run::{ActionCx, Opened, Receipted, Word, World},
     secret::Text,
@@ -135,7 +139,7 @@ impl Real {
                 .map_err(|error| StepError::new(ErrorKind::Io, error.to_string()))?;
         }
         let claims = Claims::new(&settings.run_id, settings.session, &this_process());
-        let apart = Apart::new(&plan.name, settings.state.as_ref());
+        let apart = Apart::new(&plan.name, settings.state.as_ref(), settings.dry_run);
         let world = Self {
             plan,
             settings,
@@ -184,33 +188,6 @@ impl Real {
     /// Returns what names stand for before any step is done.
     pub fn names_at_start(&self) -> Lookup {
         self.names(&BTreeMap::new())
-    }
-
-    /// Claims the servers that a step changes and clears those that it reads of what an earlier session left there.
-    async fn claim(&self, step: &Step, names: &Lookup) -> Result<(), StepError> {
-        if self.settings.dry_run {
-            return Ok(());
-        }
-        for (database, how) in uses(&step.declared.databases) {
-            let Known::Now(info) = names.connection(database)? else { continue };
-            Box::pin(self.apart.refuse(database, &info)).await?;
-            match how {
-                Use::Changes => self.claims.claim(database, &info).await?,
-                Use::Reads => self.claims.look(database, &info).await?,
-            }
-        }
-        Ok(())
-    }
-
-    /// Refuses the plan when its journal is in one of its databases that can be reached now.
-    async fn refuse_own_state(&self) -> Result<(), StepError> {
-        let names = self.names(&BTreeMap::new());
-        let known = self.plan.databases.keys().filter_map(|name| match names.connection(name) {
-            Ok(Known::Now(info)) => Some((name, info)),
-            // It is looked at before the first step that uses it.
-            Ok(Known::After(_)) | Err(_) => None,
-        });
-        self.apart.refuse_any(known).await
     }
 
     /// Looks at what a kind asks for.
@@ -431,7 +408,7 @@ impl World for Real {
             }
         });
         let result = match &action.op {
-            Op::Approve { message } => self.approve(&step.id, message).await,
+            Op::Approve { message } => self.approve(&step.id, message, &cx.cancel).await,
             op => perform::perform(op, &perform).await,
         };
         drop(perform);
@@ -476,14 +453,7 @@ impl World for Real {
         databases: BTreeMap<String, Receipted>,
         outputs: Arc<BTreeMap<String, Outputs>>,
     ) -> Vec<String> {
-        let names = self.names(&outputs);
-        let mut warnings = Vec::new();
-        for (database, wide) in databases {
-            if let Err(error) = self.drop_receipts(&database, wide, &names).await {
-                warnings.push(format!("the receipts in `{database}` could not be dropped: {error}"));
-            }
-        }
-        warnings
+        self.drop_own_receipts(databases, &outputs).await
     }
 
     async fn close(&self) -> Vec<String> {
@@ -494,16 +464,7 @@ impl World for Real {
 }
 
 impl Real {
-    async fn drop_receipts(&self, database: &str, wide: Receipted, names: &Lookup) -> Result<(), StepError> {
-        let Known::Now(info) = names.connection(database)? else { return Ok(()) };
-        let name = format!("{} settle", claim::tag(Purpose::Work, &self.settings.run_id, self.settings.session));
-        match wide {
-            Receipted::Database => receipt::drop_in(&info, &name, &self.settings.run_id).await,
-            Receipted::Server => receipt::drop_everywhere(&info, &name, &self.settings.run_id).await,
-        }
-    }
-
-    async fn approve(&self, step: &str, message: &str) -> Result<Output, StepError> {
+    async fn approve(&self, step: &str, message: &str, stop: &CancellationToken) -> Result<Output, StepError> {
         let said = match &self.settings.consent {
             _ if self.settings.approved.contains(step) => true,
             Consent::Given => true,
@@ -516,7 +477,13 @@ impl Real {
             }
             Consent::Ask(ask) => {
                 let (ask, message) = (Arc::clone(ask), message.to_owned());
-                let answer = tokio::task::spawn_blocking(move || ask(&message)).await;
+                let asked = tokio::task::spawn_blocking(move || ask(&message));
+                let answer = tokio::select! {
+                    answer = asked => answer,
+                    () = stop.cancelled() => {
+                        return Err(StepError::new(ErrorKind::Interrupted, "stopped before there was an answer"));
+                    }
+                };
                 answer.map_err(|error| StepError::new(ErrorKind::Internal, error.to_string()))?
             }
         };

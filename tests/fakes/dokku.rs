@@ -50,6 +50,9 @@ pub(crate) fn answer(state: &mut State, args: &[String]) -> Reply {
                 "postgres:info" => info(word(1), &service, &options),
                 "postgres:destroy" => {
                     state.section("databases").remove(word(1));
+                    if let Some(version) = service["version"].as_str() {
+                        state.section("spare").insert(version.to_owned(), service["url"].clone());
+                    }
                     Reply::out(format!("-----> Deleting {}\n=====> Postgres container deleted: {}\n", word(1), word(1)))
                 }
                 verb => client(verb, service["url"].as_str().unwrap_or_default()),

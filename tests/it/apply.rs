@@ -282,6 +282,30 @@ fn a_dry_run_starts_no_program_and_leaves_no_trace() {
 }
 
 #[test]
+fn a_program_that_spells_a_secret_in_another_way_does_not_give_it_away() {
+    let env = TestEnv::new();
+    let spellings = [
+        "first/sek ret's",
+        "first%2Fsek%20ret%27s",
+        "'first/sek ret'\\''s'",
+        "'first/sek ret''s'",
+        "\"first/sek ret's\"",
+        "Zmlyc3Qvc2VrIHJldCdz",
+    ];
+    env.write("spellings", &spellings.join("\n"));
+    let steps = "  - id: say\n    command: [cat, spellings]\n  - id: fail\n    command: [sh, -c, 'cat spellings >&2; exit 1']\n";
+    env.write("plan.yaml", &format!("version: 1\nsecrets: {{ one: {{ env: ONE }} }}\nsteps:\n{steps}"));
+    let mut command = env.command(&["apply", "plan.yaml", "--events", "events"]);
+    let done = Outcome::of(&command.env("ONE", spellings[0]).output().expect("it starts")).expect(1);
+    let mut seen = vec![done.stdout, done.stderr.clone(), env.read("events")];
+    seen.extend([env.pgplan(&["status"]), env.pgplan(&["log", "--json"])].map(|outcome| outcome.expect(0).stdout));
+    assert!(done.stderr.matches("<secret secrets.one").count() >= 2 * spellings.len(), "{}", done.stderr);
+    for (text, spelling) in seen.iter().flat_map(|text| spellings.map(|spelling| (text, spelling))) {
+        assert!(!text.contains(spelling), "{spelling} stands in {text}");
+    }
+}
+
+#[test]
 fn a_secret_is_given_to_the_program_and_to_nobody_else() {
     use std::os::unix::fs::PermissionsExt as _;
     let env = TestEnv::new();

@@ -35,7 +35,7 @@ fn options(path: &Path) -> Options {
         vec![(pair.0.to_owned(), pair.1.to_owned())]
     });
     let platforms = Platforms::built_in().expect("the built-in platforms are right");
-    Options { vars, platforms: platforms.names().map(str::to_owned).collect() }
+    Options { vars, platforms: platforms.names().map(str::to_owned).collect(), ..Options::default() }
 }
 
 #[test]

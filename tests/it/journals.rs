@@ -23,7 +23,7 @@ use pgplan_engine::{
     },
     plan::Plan,
     postgres::{ConnInfo, Environment},
-    run::{Direction, Ending, Run, Stop, Wishes},
+    run::{Direction, Ending, MOST_CUTS, Run, Stop, Wishes},
     world::{Consent, Real, Settings, this_process},
 };
 use tempfile::TempDir;
@@ -221,7 +221,7 @@ fn go_on(plan: &Arc<Plan>, journal: &mut Journal, id: &str, fresh: bool) -> Endi
         let world = Arc::new(Real::new(Arc::clone(plan), settings, [].into()).await.expect("the world is there"));
         let run = match fresh {
             true => Run::begin(plan, journal, id, me(), Vec::new()),
-            false => Run::resume(plan, journal, id, me(), Direction::Forward, Vec::new()),
+            false => Run::resume(plan, journal, id, me(), Direction::Forward { most_cuts: MOST_CUTS }, Vec::new()),
         };
         run.unwrap().drive(&world, &Wishes::default(), &Stop::default()).await.unwrap()
     })

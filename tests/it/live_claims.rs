@@ -112,6 +112,49 @@ fn a_lock_of_a_killed_run_is_nobodys() {
     });
 }
 
+#[test]
+fn a_run_stopped_in_the_middle_of_a_dump_holds_its_lease_and_goes_on() {
+    let server = Cluster::start("18");
+    server.psql("postgres", "CREATE TABLE t AS SELECT n FROM generate_series(1, 1000) n");
+    let env = TestEnv::new();
+    env.write("p.yaml", &plan("p", &server.url("postgres"), "  - dump: { from: db }\n"));
+    // Keeps pg_dump waiting for its lock on the table.
+    let gate = "BEGIN; LOCK TABLE t; SELECT pg_sleep(600)";
+    let mut keeper = Command::new(server.bin("psql"))
+        .args(["-XAtqc", gate, &server.url("postgres")])
+        .stderr(std::process::Stdio::null())
+        .spawn()
+        .expect("psql starts");
+    until("the table is locked", || {
+        server.psql("postgres", "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep'") == "1"
+    });
+    let waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted";
+    let child = env.command(&["apply", "p.yaml"]).spawn().expect("pgplan starts");
+    until("pg_dump waits", || server.psql("postgres", waiting) != "0");
+    let state = |pid: u32| {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).expect("the process is there");
+        stat.rsplit_once(") ").expect("its name is in parentheses").1.chars().next()
+    };
+    signal(&child, Signal::SIGTSTP);
+    // The kernel drops it where no shell could continue the process; that it stops is what matters here.
+    std::thread::sleep(Duration::from_millis(200));
+    if state(child.id()) != Some('T') {
+        signal(&child, Signal::SIGSTOP);
+    }
+    until("it stands still", || state(child.id()) == Some('T'));
+    let refused = env.pgplan(&["apply", "p.yaml"]).expect(3);
+    assert!(refused.stderr.contains(&format!("process {}", child.id())), "{}", refused.stderr);
+    let end = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE wait_event = 'PgSleep'";
+    assert_eq!(server.psql("postgres", end), "1");
+    keeper.wait().expect("psql ends");
+    // pg_dump may come to its end meanwhile; pgplan hears of it when it goes on.
+    std::thread::sleep(Duration::from_millis(300));
+    assert_eq!(state(child.id()), Some('T'));
+    signal(&child, Signal::SIGCONT);
+    let done = Outcome::of(&child.wait_with_output().expect("pgplan ends")).expect(0);
+    assert!(done.stderr.contains("plan p is done"), "{}", done.stderr);
+}
+
 /// A real pgbouncer before a server.
 pub(crate) struct Bouncer {
     child: Child,

@@ -310,6 +310,54 @@ fn another_client_program_is_refused() {
 }
 
 #[test]
+fn no_other_run_moves_a_server_after_it_was_compared() {
+    let server = Cluster::start("18");
+    let (env, other) = (TestEnv::new(), TestEnv::new());
+    let steps = "  - command: { run: [touch, begun] }\n  - sql: { database: db, run: \"CREATE TABLE made ()\" }\n";
+    env.write("p.yaml", &plan("p", &server.url("postgres"), steps));
+    env.pgplan(&["plan", "p.yaml", "--out", "p.saved"]).expect(0);
+    let slow = "  - sql: { database: db, run: [\"CREATE TABLE theirs ()\", \"SELECT pg_sleep(600)\"] }\n";
+    other.write("q.yaml", &plan("q", &server.url("postgres"), slow));
+    let mut holder = other.command(&["apply", "q.yaml"]).spawn().expect("pgplan starts");
+    crate::live_claims::until("the other run works", || {
+        let sql = "SELECT count(*) FROM pg_stat_activity WHERE query LIKE '%pg_sleep(600)%' AND state = 'active' \
+                   AND pid <> pg_backend_pid()";
+        server.psql("postgres", sql) != "0"
+    });
+    // What that run does is not to be seen yet; only its lock tells.
+    let refused = env.pgplan(&["apply", "p.saved"]).expect(3);
+    assert!(refused.stderr.contains("another run is changing"), "{}", refused.stderr);
+    assert!(!env.work().join("begun").exists(), "a step was done before the lock was held");
+    assert_eq!(env.pgplan(&["runs"]).expect(0).stdout.lines().count(), 1, "a run was begun");
+    assert_eq!(fs::read_dir(env.work().join(".pgplan/runs")).map_or(0, Iterator::count), 0);
+    crate::live_claims::signal(&holder, nix::sys::signal::Signal::SIGTERM);
+    holder.wait().expect("it ends");
+    env.pgplan(&["apply", "p.saved"]).expect(0);
+}
+
+#[test]
+fn other_server_programs_are_refused() {
+    let env = TestEnv::new();
+    let folder = tempfile::Builder::new().prefix("pgs").tempdir_in("/tmp").expect("a folder can be made");
+    let place = folder.path().join("own").display().to_string();
+    let steps = format!(
+        "vars: {{ major: 18 }}\nsteps:\n  - provision: {{ managed: {{ version: \"${{{{ vars.major }}}}\", data_dir: \"{place}\" }} }}\n"
+    );
+    env.write("p.yaml", &format!("version: 1\nname: p\n{steps}"));
+    env.pgplan(&["plan", "p.yaml", "--out", "p.saved"]).expect(0);
+    for program in ["initdb", "pg_ctl", "postgres"] {
+        let newer =
+            env.write(&format!("newer/{program}"), &format!("#!/bin/sh\necho '{program} (PostgreSQL) 18.99'\n"));
+        fs::set_permissions(&newer, fs::Permissions::from_mode(0o755)).expect("the mode can be set");
+    }
+    let mut command = env.command(&["apply", "p.saved"]);
+    let refused = Outcome::of(&command.env("PGPLAN_PG_BIN", env.work().join("newer")).output().expect("pgplan starts"));
+    let refused = refused.expect(3);
+    assert!(refused.stderr.contains("the server programs 18.99 would be used, were 18."), "{}", refused.stderr);
+    assert!(!folder.path().join("own").exists());
+}
+
+#[test]
 fn the_file_takes_the_place_of_a_saved_plan_only() {
     let bench = Bench::new();
     bench.env.write("victim", "precious\n");

@@ -158,6 +158,16 @@ fn a_state_in_a_database_of_the_plan_is_refused() {
     assert_eq!(server.psql("app", "SELECT count(*) FROM pg_namespace WHERE nspname = 'pgplan_state'"), "0");
     // The same database by another name.
     let socket = format!("postgres://postgres@/app?host={}&port={}", server.socket().display(), server.port);
+    // A dry run says the same, and neither makes nor locks anything.
+    for state in [&server.url("app"), &socket] {
+        let refused = env.pgplan(&["plan", "p.yaml", "--state", state]).expect(3);
+        assert!(refused.stderr.contains("cannot be in a database of the plan"), "{}", refused.stderr);
+    }
+    env.pgplan(&["plan", "p.yaml", "--state", &server.url("state")]).expect(0);
+    for database in ["app", "state"] {
+        let schemas = "SELECT count(*) FROM pg_namespace WHERE nspname LIKE 'pgplan%'";
+        assert_eq!(server.psql(database, schemas), "0");
+    }
     let refused = env.pgplan(&["apply", "p.yaml", "--state", &socket]).expect(3);
     assert!(refused.stderr.contains("it is its `db`") || refused.stderr.contains("is its `db`"), "{}", refused.stderr);
     assert_eq!(done(&server), "");
@@ -165,6 +175,49 @@ fn a_state_in_a_database_of_the_plan_is_refused() {
     let other = with_databases(Cluster::start("18"));
     env.pgplan(&["apply", "p.yaml", "--state", &other.url("app")]).expect(0);
     env.pgplan(&["apply", "p.yaml", "--state", &server.url("state")]).expect(0);
+}
+
+#[test]
+fn a_dry_run_does_not_start_the_program_that_tells_where_the_journal_is() {
+    let server = server();
+    let env = TestEnv::new();
+    let secret =
+        format!("secrets: {{ url: {{ command: [sh, -c, \"touch started; echo '{}'\"] }} }}\n", server.url("app"));
+    let state = "state: \"${{ secrets.url }}\"\n";
+    env.write("p.yaml", &format!("{secret}{state}{}", plan("p", &server.url("app"), STEPS)));
+    let shown = env.pgplan(&["plan", "p.yaml"]).expect(0);
+    assert!(shown.stderr.contains("a program tells where the journal is"), "{}", shown.stderr);
+    assert!(!env.work().join("started").exists());
+    let refused = env.pgplan(&["plan", "p.yaml", "--allow-programs"]).expect(3);
+    assert!(refused.stderr.contains("cannot be in a database of the plan"), "{}", refused.stderr);
+}
+
+#[test]
+fn a_plan_tells_other_commands_where_its_journal_is() {
+    let server = server();
+    server.psql("app", "UPDATE gate SET open = true");
+    let env = TestEnv::new();
+    let steps = format!("  - approve: {{ message: \"go on?\" }}\n{STEPS}");
+    let secret = "secrets: { url: { env: JOURNAL } }\nvars: { place: { required: true } }\n";
+    let text = format!("{secret}state: \"${{{{ secrets.url }}}}\"\n{}", plan("p", &server.url("app"), &steps));
+    env.write("p.yaml", &text);
+    let run = |args: &[&str]| {
+        let mut command = env.command(args);
+        command.env("JOURNAL", server.url("state"));
+        crate::env::Outcome::of(&command.output().expect("pgplan starts"))
+    };
+    let given = ["--plan", "p.yaml", "--var", "place=here"];
+    let waits = run(&["apply", "p.yaml", "--var", "place=here"]).expect(5);
+    assert!(waits.stderr.contains(" approve --plan p.yaml --var place=here`"), "{}", waits.stderr);
+    for command in ["status", "log", "runs"] {
+        run(&[&[command][..], &given].concat()).expect(0);
+    }
+    run(&[&["approve", "p", "approve"][..], &given].concat()).expect(0);
+    run(&["apply", "p.yaml"]).expect(2);
+    run(&["apply", "p.yaml", "--var", "place=here"]).expect(0);
+    run(&[&["abandon"][..], &given].concat()).expect(2);
+    assert_eq!(done(&server), "first second");
+    assert!(!env.work().join(".pgplan/state.db").exists());
 }
 
 #[test]

@@ -197,6 +197,98 @@ fn a_run_that_is_given_up_stays_as_it_is() {
 }
 
 #[test]
+fn a_stop_while_a_question_waits_gives_the_terminal_back() {
+    let env = TestEnv::new();
+    let text = "version: 1\nname: p\nsteps:\n  - approve: { message: \"go on?\" }\n";
+    env.write("p.yaml", text);
+    env.write(
+        "session",
+        "stty -g > before\nsh -c 'echo $$ > pid; exec \"$PGPLAN\" apply p.yaml'\necho $? > code\nstty -g > after\n",
+    );
+    // A terminal of its own, as util-linux makes one.
+    let mut command = env.command(&[]);
+    let program = command.get_program().to_owned();
+    let variables: Vec<_> =
+        command.get_envs().map(|(name, value)| (name.to_owned(), value.map(ToOwned::to_owned))).collect();
+    command = std::process::Command::new("script");
+    command.args(["-qefc", "sh session", "typescript"]).current_dir(env.work()).env_clear().env("PGPLAN", program);
+    command.envs(variables.into_iter().filter_map(|(name, value)| Some((name, value?)))).env("TERM", "xterm");
+    command.stdin(std::process::Stdio::piped()).stdout(std::process::Stdio::null());
+    let mut terminal = command.spawn().expect("script starts");
+    let keyboard = terminal.stdin.take();
+    let shown = || fs::read_to_string(env.work().join("typescript")).unwrap_or_default();
+    until("it asks", || shown().contains("go on?"));
+    let pid = env.read("pid").trim().parse().expect("a process id");
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), Signal::SIGTERM).expect("pgplan runs");
+    until("it has ended", || env.work().join("after").exists());
+    drop(keyboard);
+    terminal.wait().expect("script ends");
+    assert_eq!(env.read("code"), "4\n", "{}", shown());
+    assert_eq!(env.read("after"), env.read("before"), "the terminal is not as it was");
+    assert!(shown().contains("go on with: "), "{}", shown());
+    env.pgplan(&["apply", "p.yaml", "--yes"]).expect(0);
+}
+
+#[test]
+fn a_run_that_is_given_up_leaves_no_receipts() {
+    let mut server = Cluster::start("18");
+    let env = TestEnv::new();
+    let steps = "  - sql: { database: db, run: \"CREATE TABLE made ()\" }\n  - command: { run: [test, -e, mended] }\n";
+    env.write("p.yaml", &plan("p", &server.url("postgres"), steps));
+    let receipts = |server: &Cluster| {
+        let there = server.psql("postgres", "SELECT count(*) FROM pg_namespace WHERE nspname = 'pgplan'");
+        if there == "0" { there } else { server.psql("postgres", "SELECT count(*) FROM pgplan.receipt") }
+    };
+    env.pgplan(&["apply", "p.yaml"]).expect(1);
+    assert_eq!(receipts(&server), "1");
+    let given_up = env.pgplan(&["abandon"]).expect(0);
+    assert!(!given_up.stderr.contains("warning"), "{}", given_up.stderr);
+    assert_eq!(receipts(&server), "0");
+    assert_eq!(server.psql("postgres", "SELECT count(*) FROM pg_class WHERE relname = 'made'"), "1", "the rest stays");
+
+    // So does a new run that takes its place.
+    server.psql("postgres", "DROP TABLE made");
+    env.pgplan(&["apply", "p.yaml"]).expect(1);
+    server.psql("postgres", "DROP TABLE made");
+    env.pgplan(&["apply", "p.yaml", "--fresh"]).expect(1);
+    assert_eq!(receipts(&server), "1", "those of the new run only");
+
+    // What cannot be reached is told with what to do there, and that works.
+    server.stop();
+    let told = env.pgplan(&["abandon"]).expect(0).stderr;
+    assert!(told.contains("stay in `db`"), "{told}");
+    server.restart();
+    assert_eq!(receipts(&server), "1");
+    let (_, sql) = told.split_once("drop them there with: ").expect("it is said how");
+    let (delete, drop) = sql.trim().split_once("; and, when that table is empty: ").expect("there are two statements");
+    server.psql("postgres", &format!("{delete}; {drop}"));
+    assert_eq!(receipts(&server), "0");
+}
+
+#[test]
+fn receipts_stay_where_another_run_is_at_work() {
+    let server = Cluster::start("18");
+    let (env, other) = (TestEnv::new(), TestEnv::new());
+    let steps = "  - sql: { database: db, run: \"CREATE TABLE made ()\" }\n  - command: { run: [test, -e, mended] }\n";
+    env.write("p.yaml", &plan("p", &server.url("postgres"), steps));
+    env.pgplan(&["apply", "p.yaml"]).expect(1);
+    other.write(
+        "q.yaml",
+        &plan("q", &server.url("postgres"), "  - sql: { database: db, run: \"SELECT pg_sleep(600)\" }\n"),
+    );
+    let mut holder = other.command(&["apply", "q.yaml"]).spawn().expect("pgplan starts");
+    until("the other run works", || {
+        let sql = "SELECT count(*) FROM pg_stat_activity WHERE query LIKE '%pg_sleep(600)%' AND state = 'active' \
+                   AND pid <> pg_backend_pid()";
+        server.psql("postgres", sql) != "0"
+    });
+    let told = env.pgplan(&["abandon", "p"]).expect(0).stderr;
+    assert!(told.contains("another run is changing") && told.contains("DELETE FROM pgplan.receipt"), "{told}");
+    signal(&holder, Signal::SIGTERM);
+    assert_eq!(holder.wait().expect("it ends").code(), Some(4), "the other run was disturbed");
+}
+
+#[test]
 fn a_second_signal_ends_programs_at_once() {
     let env = TestEnv::new();
     // Deaf to TERM: the polite stop would wait for it.

@@ -108,3 +108,58 @@ fn everything_around_an_application_is_taken_back() {
     env.pgplan(&["undo", "p.yaml", "--yes"]).expect(0);
     assert_eq!(state(&env, &server, &managed), before);
 }
+
+#[test]
+fn a_database_made_on_a_platform_is_taken_back() {
+    let env = TestEnv::new();
+    let adopted = json!({ "url": "postgres://postgres:pw@10.0.0.1:5432/old_db", "version": "15.2" });
+    env.set_fakes(&json!({
+        "databases": { "old-db": adopted }, "apps": {}, "fail": {},
+        "spare": { "15.20": "postgres://postgres:pw@10.0.0.2:5432/new_db" } }));
+    let before = env.fakes();
+    env.write(
+        "p.yaml",
+        "version: 1\nname: p\nsteps:\n  \
+         - id: new\n    provision: { platform: dokku, name: new-db, version: \"15.20\" }\n  \
+         - id: old\n    provision: { platform: dokku, name: old-db, version: \"15.2\", adopt: true }\n  \
+         - id: last\n    command: { run: [test, -e, mended] }\n    undo: none\n",
+    );
+    env.pgplan(&["apply", "p.yaml"]).expect(1);
+    assert!(env.fakes()["databases"]["new-db"].is_object());
+    let undone = env.pgplan(&["undo", "p.yaml", "--yes"]).expect(0);
+    assert_eq!(env.fakes(), before, "{}", undone.stderr);
+    env.write("mended", "");
+    env.pgplan(&["apply", "p.yaml"]).expect(0);
+    assert!(env.fakes()["databases"]["new-db"].is_object());
+    env.pgplan(&["undo", "p.yaml", "--yes"]).expect(0);
+    assert_eq!(env.fakes(), before);
+}
+
+#[test]
+fn a_server_of_an_earlier_run_stays_when_a_later_one_is_taken_back() {
+    let env = TestEnv::new();
+    let managed = Managed::new();
+    let text = |name: &str| {
+        let place = managed.data_dir();
+        format!(
+            "version: 1\nname: {name}\ndatabases: {{ own: {{ url: \"${{{{ steps.server.outputs.url }}}}\" }} }}\nsteps:\n  \
+             - id: server\n    provision: {{ managed: {{ version: 18, data_dir: \"{place}\" }} }}\n  \
+             - id: {name}\n    sql: {{ database: own, run: \"CREATE TABLE {name} ()\" }}\n    \
+             undo: {{ database: own, sql: \"DROP TABLE {name}\" }}\n"
+        )
+    };
+    env.write("first.yaml", &text("first"));
+    env.write("second.yaml", &text("second"));
+    env.pgplan(&["apply", "first.yaml"]).expect(0);
+    let server = managed.postmasters();
+    assert_eq!(server.len(), 1);
+    for _ in 0..2 {
+        env.pgplan(&["apply", "second.yaml"]).expect(0);
+        let undone = env.pgplan(&["undo", "second.yaml", "--yes"]).expect(0);
+        assert_eq!(managed.postmasters(), server, "{}", undone.stderr);
+    }
+    // The run that made it takes it back.
+    env.pgplan(&["undo", "first.yaml", "--yes"]).expect(0);
+    assert_eq!(managed.postmasters(), Vec::<i32>::new());
+    assert!(!std::path::Path::new(&managed.data_dir()).exists());
+}

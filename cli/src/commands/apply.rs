@@ -6,15 +6,16 @@ use std::{
 
 use clap::Args;
 use pgplan_engine::{
-    event::Outcome,
+    event::{EventKind, Outcome},
+    journal::sqlite::next_event,
     plan::{OnFailure, Plan, Step},
-    run::{Direction, Ending, Run, RunError, Stop, Wishes},
+    run::{Direction, Ending, Run, RunError, Stop, Wishes, World as _},
     state::{RunState, StepStatus},
     world::{Consent, Real},
 };
 
 use super::{
-    abandon::give_up,
+    abandon::forget,
     forecast::Measured,
     journal_failed,
     plan::PlanCommand,
@@ -78,7 +79,7 @@ impl Apply {
             Some(exit) => Ok(exit),
             None => {
                 let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-                let result = runtime.block_on(self.session(ui, state, &mut session, &args.platforms, saved.as_ref()));
+                let result = runtime.block_on(self.session(ui, &mut session, &args.platforms, saved.as_ref()));
                 runtime.shutdown_timeout(std::time::Duration::from_secs(1));
                 result
             }
@@ -107,8 +108,8 @@ impl Apply {
         }
         if old.going_back {
             let message = format!("run {} is on its way back and cannot go forward", old.id);
-            let path = session.plan.path.display();
-            ui.fail(message, &format!("finish with `pgplan undo {path}`, or give the run up with `pgplan abandon`"));
+            let (undo, id) = (self.plan.command("undo", &ui.hints), &old.id);
+            ui.fail(message, &format!("finish with `{undo}`, or give the run up with `pgplan abandon {id}`"));
             return Some(Exit::NeedsPerson);
         }
         self.refuse_changed(ui, &session.plan, old)
@@ -117,7 +118,6 @@ impl Apply {
     async fn session(
         &self,
         ui: &mut Ui,
-        state: Option<&Path>,
         session: &mut Session,
         platforms: &[PathBuf],
         saved: Option<&Given>,
@@ -129,7 +129,6 @@ impl Apply {
         let consent = self.shown.consent(ui, bars.as_ref());
         let settings = session.settings(&id, resumed.as_ref(), platforms, consent.clone());
         let mut wishes = Wishes { until: self.until.clone(), run_dir: settings.run_dir.clone(), budget: None };
-        let location = session.state.location.clone();
         let world = match Real::new(Arc::clone(&session.plan), settings, crate::args::environment()).await {
             Ok(world) => world,
             Err(error) => {
@@ -146,7 +145,19 @@ impl Apply {
             return Ok(Exit::of_error(error.kind));
         }
         if let Some(saved) = saved.filter(|_| resumed.is_none()) {
-            if let Some(exit) = saved.refuse_servers(ui, &session.plan, &world).await {
+            // Held from here on, so that no other run moves a server between the look and the first step.
+            let held = world.claim_at_start().await;
+            let refused = match held {
+                Ok(()) => saved.refuse_servers(ui, &session.plan, &world).await,
+                Err(error) => {
+                    ui.error(&error);
+                    Some(Exit::of_error(error.kind))
+                }
+            };
+            if let Some(exit) = refused {
+                for warning in world.close().await {
+                    ui.say(format!("{} {warning}", paint("warning:", Tone::Warn)));
+                }
                 // Nothing is in it yet.
                 fs::remove_dir(&wishes.run_dir)?;
                 return Ok(exit);
@@ -154,21 +165,24 @@ impl Apply {
             saved.keep(&wishes.run_dir)?;
         }
         if let Some(old) = given_up {
-            if let Err(error) = give_up(&mut session.journal, &old) {
+            let ended = next_event(old.seq, EventKind::RunEnded { outcome: Outcome::Abandoned });
+            if let Err(error) = session.journal.append(&old.id, &[ended]) {
                 return Ok(journal_failed(ui, &error));
             }
             ui.say(format!("run {} is given up", old.id));
+            forget(ui, &world, &old).await;
         }
         if session.plan.downtime_budget.is_some() {
-            let measured = Measured::read(ui, &session.plan, &session.state.runs, &location);
+            let measured = Measured::read(ui, &session.plan, &session.state.runs, Some(&session.state.location));
             wishes.budget = measured.budget(&session.plan, &world.servers_seen());
         }
         let world = Arc::new(faults::around(world));
         let (now, handle) = (Now::default(), bars.as_ref().map(Bar::handle));
-        let reporters = self.shown.reporters(bars, &now)?;
+        let reporters = self.shown.reporters(ui, bars, &now)?;
         let (plan, me) = (Arc::clone(&session.plan), session.me.clone());
+        let forward = Direction::Forward { most_cuts: faults::most_cuts() };
         let mut run = match match &resumed {
-            Some(_) => Run::resume(&plan, &mut session.journal, &id, me, Direction::Forward, reporters),
+            Some(_) => Run::resume(&plan, &mut session.journal, &id, me, forward, reporters),
             None => Run::begin(&plan, &mut session.journal, &id, me, reporters),
         } {
             Ok(run) => run,
@@ -176,7 +190,8 @@ impl Apply {
         };
         let stop = Stop::default();
         listen(&stop, &now, handle)?;
-        let command = |verb: &str| self.plan.command(verb, state.map(|_| &location));
+        let hints = ui.hints.clone();
+        let command = |verb: &str| self.plan.command(verb, &hints);
         let told = match Box::pin(self.drive(&mut run, &world, &wishes, &stop, &consent)).await {
             // What led back was a step that failed, however well the way back went.
             Ok(ending @ Ending::Ended(Outcome::Undone)) => {
@@ -216,7 +231,8 @@ impl Apply {
             (OnFailure::Ask, Consent::Ask(ask)) => {
                 let ask = Arc::clone(ask);
                 let question = "a step failed: take back what was done?";
-                tokio::task::spawn_blocking(move || ask(question)).await.unwrap_or(false)
+                let asked = tokio::task::spawn_blocking(move || ask(question));
+                tokio::select! { answer = asked => answer.unwrap_or(false), () = stop.politely.cancelled() => false }
             }
             (OnFailure::Stop | OnFailure::Ask, _) => false,
         };

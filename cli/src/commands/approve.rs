@@ -1,10 +1,14 @@
 use std::{io, path::Path};
 
 use clap::Args;
-use pgplan_engine::{event::EventKind, journal::sqlite::next_event, world::this_process};
+use pgplan_engine::{event::EventKind, world::this_process};
 
-use super::{find_run, journal_failed};
-use crate::{args::RunArgs, exit::Exit, ui::Ui};
+use super::{find_unfinished, journal_failed};
+use crate::{
+    args::{JournalArgs, RunArgs},
+    exit::Exit,
+    ui::Ui,
+};
 
 /// Say that a step which waits for consent may be done
 ///
@@ -15,38 +19,33 @@ pub(crate) struct Approve {
     run: String,
     /// The step
     step: String,
+    #[command(flatten)]
+    journal: JournalArgs,
 }
 
 impl Approve {
     pub(crate) fn run(&self, ui: &mut Ui, state: Option<&Path>) -> io::Result<Exit> {
-        let mut found = match find_run(ui, state, &RunArgs { run: Some(self.run.clone()) })? {
+        let args = RunArgs { run: Some(self.run.clone()), journal: self.journal.clone() };
+        let mut found = match find_unfinished(ui, state, &args)? {
             Ok(found) => found,
             Err(exit) => return Ok(exit),
         };
         let state = &found.state;
-        if !state.is_unfinished() {
-            ui.fail(format!("run {} is over", state.id), "`pgplan runs` lists the runs");
-            return Ok(Exit::BadInput);
-        }
         if !state.step_fingerprints.contains_key(&self.step) {
-            ui.fail(format!("run {} has no step `{}`", state.id, self.step), "`pgplan status` lists its steps");
+            let help = format!("`pgplan status {}` lists its steps", state.id);
+            ui.fail(format!("run {} has no step `{}`", state.id, self.step), &help);
             return Ok(Exit::BadInput);
         }
         let me = this_process();
-        let event = EventKind::StepApproved {
+        let approved = EventKind::StepApproved {
             step: self.step.clone(),
             fingerprint: state.fingerprint.clone(),
             by: format!("{}@{}", me.user, me.host),
         };
-        let journal = &mut found.journal;
-        let noted = journal
-            .acquire(&state.plan, &me)
-            .and_then(|()| journal.append(&state.id, &[next_event(state.seq, event)]))
-            .and_then(|()| journal.release());
-        if let Err(error) = noted {
+        if let Err(error) = found.record(vec![approved]) {
             return Ok(journal_failed(ui, &error));
         }
-        ui.say(format!("noted; go on with: pgplan apply {}", state.path));
+        ui.say(format!("noted; go on with: {}", found.command("apply", &ui.hints)));
         Ok(Exit::Done)
     }
 }

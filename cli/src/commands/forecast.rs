@@ -38,7 +38,7 @@ pub(super) struct Measured {
 
 impl Measured {
     /// Reads the records of rehearsals and the plan's last run; tells what cannot be read and leaves it out.
-    pub(super) fn read(ui: &mut Ui, plan: &Plan, runs: &Path, location: &Location) -> Self {
+    pub(super) fn read(ui: &mut Ui, plan: &Plan, runs: &Path, location: Option<&Location>) -> Self {
         let rehearsals = match timing::read_all(&folder_of(runs, plan)) {
             Ok((rehearsals, wrong)) => {
                 wrong.iter().for_each(|wrong| ui.say(format!("warning: {wrong}")));
@@ -52,7 +52,7 @@ impl Measured {
         if rehearsals.is_empty() {
             return Self { rehearsals, run: None };
         }
-        let run = last_run(plan, location).unwrap_or_else(|error| {
+        let run = location.map_or(Ok(None), |location| last_run(plan, location)).unwrap_or_else(|error| {
             ui.say(format!("warning: the last run cannot be read: {error}"));
             None
         });

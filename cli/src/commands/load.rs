@@ -9,10 +9,49 @@ use pgplan_engine::{
     world::load_platforms,
 };
 
+use super::saved::Given;
 use crate::{args::PlanArgs, exit::Exit, ui::Ui};
 
 /// Checks the plan that the arguments name; tells what is wrong with the arguments themselves.
 pub(crate) fn checked(ui: &mut Ui, args: &PlanArgs) -> Option<Checked> {
+    let vars = vars(ui, args)?;
+    let platforms = match load_platforms(&args.platforms) {
+        Ok(platforms) => platforms.names().map(str::to_owned).collect(),
+        Err(error) => {
+            ui.error(&error);
+            return None;
+        }
+    };
+    let platform_files = args.platforms.clone();
+    Some(check::check_file(&args.file, &Options { vars, platforms, platform_files }))
+}
+
+/// Returns the plan; warnings are shown and errors end the command.
+pub(crate) fn load(ui: &mut Ui, args: &PlanArgs) -> io::Result<Result<Plan, Exit>> {
+    let Some(checked) = checked(ui, args) else { return Ok(Err(Exit::BadInput)) };
+    show(ui, &checked.problems);
+    Ok(checked.plan.ok_or(Exit::BadInput))
+}
+
+/// Returns the plan, or the one that a saved plan was made of, for a command that needs its name and its journal only:
+/// platforms are not looked at and warnings not shown.
+pub(crate) fn unseen(ui: &mut Ui, args: &PlanArgs) -> Result<Plan, Exit> {
+    let args = match Given::read(ui, args)? {
+        Some(saved) => saved.args(),
+        None => args.clone(),
+    };
+    let Some(vars) = vars(ui, &args) else { return Err(Exit::BadInput) };
+    let platform_files = args.platforms.clone();
+    let Checked { plan, problems } =
+        check::check_file(&args.file, &Options { vars, platform_files, ..Options::default() });
+    plan.ok_or_else(|| {
+        show(ui, &problems);
+        Exit::BadInput
+    })
+}
+
+/// Reads the variables that were given; tells what is wrong with them.
+fn vars(ui: &mut Ui, args: &PlanArgs) -> Option<Vec<(String, String)>> {
     let mut vars = Vec::new();
     for pair in &args.vars {
         let Some((name, value)) = pair.split_once('=') else {
@@ -21,21 +60,7 @@ pub(crate) fn checked(ui: &mut Ui, args: &PlanArgs) -> Option<Checked> {
         };
         vars.push((name.to_owned(), value.to_owned()));
     }
-    let platforms = match load_platforms(&args.platforms) {
-        Ok(platforms) => platforms.names().map(str::to_owned).collect(),
-        Err(error) => {
-            ui.error(&error);
-            return None;
-        }
-    };
-    Some(check::check_file(&args.file, &Options { vars, platforms }))
-}
-
-/// Returns the plan; warnings are shown and errors end the command.
-pub(crate) fn load(ui: &mut Ui, args: &PlanArgs) -> io::Result<Result<Plan, Exit>> {
-    let Some(checked) = checked(ui, args) else { return Ok(Err(Exit::BadInput)) };
-    show(ui, &checked.problems);
-    Ok(checked.plan.ok_or(Exit::BadInput))
+    Some(vars)
 }
 
 /// Shows problems, each with a picture of its place.

@@ -1,15 +1,25 @@
 //! One file per command: arguments, help and body.
 
-use std::{io, path::Path};
+use std::{
+    io,
+    path::{Path, PathBuf},
+};
 
 use pgplan_engine::{
     error::StepError,
-    event::Event,
-    journal::{Journal, JournalError, Location},
+    event::{Event, EventKind},
+    journal::{Journal, JournalError, Location, sqlite::next_event},
+    plan::Plan,
     state::RunState,
+    world::this_process,
 };
 
-use crate::{args::RunArgs, exit::Exit, ui::Ui};
+use self::state::State;
+use crate::{
+    args::{Hints, JournalArgs, PlanArgs, RunArgs},
+    exit::Exit,
+    ui::Ui,
+};
 
 pub(crate) mod abandon;
 pub(crate) mod apply;
@@ -18,6 +28,7 @@ pub(crate) mod check;
 pub(crate) mod completions;
 pub(crate) mod forecast;
 pub(crate) mod graph;
+pub(crate) mod init;
 pub(crate) mod kinds;
 pub(crate) mod load;
 pub(crate) mod log;
@@ -65,15 +76,75 @@ pub(crate) struct Found {
     pub(crate) state: RunState,
 }
 
-/// Finds the run that the arguments name, or tells why there is none.
-pub(crate) fn find_run(ui: &mut Ui, state: Option<&Path>, args: &RunArgs) -> io::Result<Result<Found, Exit>> {
-    Ok(match state::of_runs(ui, state)? {
-        Ok(state) => find_in(ui, &state.location, args),
-        Err(exit) => Err(exit),
-    })
+impl Found {
+    /// Adds events to the run, for which it takes the plan's lease.
+    ///
+    /// # Errors
+    /// When a living process has the lease, or the journal cannot be written.
+    pub(crate) fn record(&mut self, kinds: Vec<EventKind>) -> Result<(), JournalError> {
+        let mut last = self.state.seq;
+        let next = kinds.into_iter().map(|kind| {
+            let event = next_event(last, kind);
+            last = event.seq;
+            event
+        });
+        let events: Vec<Event> = next.collect();
+        self.journal.acquire(&self.state.plan, &this_process())?;
+        self.journal.append(&self.state.id, &events)?;
+        self.journal.release()
+    }
+
+    /// Returns the command line that does this to the run, as it was begun.
+    pub(crate) fn command(&self, verb: &str, hints: &Hints) -> String {
+        let vars = self.state.given.iter().map(|(name, value)| format!("{name}={value}"));
+        let platforms = self.state.platforms.iter().map(PathBuf::from);
+        let plan =
+            PlanArgs { file: PathBuf::from(&self.state.path), vars: vars.collect(), platforms: platforms.collect() };
+        plan.command(verb, hints)
+    }
 }
 
-fn find_in(ui: &mut Ui, location: &Location, args: &RunArgs) -> Result<Found, Exit> {
+/// Finds the run that the arguments name, or tells why there is none.
+pub(crate) fn find_run(ui: &mut Ui, state: Option<&Path>, args: &RunArgs) -> io::Result<Result<Found, Exit>> {
+    let (state, plan) = match find_journal(ui, state, &args.journal)? {
+        Ok(found) => found,
+        Err(exit) => return Ok(Err(exit)),
+    };
+    let wanted = args.run.clone().or_else(|| plan.map(|plan| plan.name));
+    Ok(find_in(ui, &state.location, wanted.as_deref()))
+}
+
+/// Finds a run that can go on, or tells why there is none.
+pub(crate) fn find_unfinished(ui: &mut Ui, state: Option<&Path>, args: &RunArgs) -> io::Result<Result<Found, Exit>> {
+    Ok(find_run(ui, state, args)?.and_then(|found| {
+        if found.state.is_unfinished() {
+            return Ok(found);
+        }
+        ui.fail(format!("run {} is over", found.state.id), "`pgplan runs` lists the runs");
+        Err(Exit::BadInput)
+    }))
+}
+
+/// Finds the journal of commands about runs, and the plan that says where it is.
+pub(crate) fn find_journal(
+    ui: &mut Ui,
+    state: Option<&Path>,
+    args: &JournalArgs,
+) -> io::Result<Result<(State, Option<Plan>), Exit>> {
+    let plan = match args.plan() {
+        None => None,
+        Some(args) => match load::unseen(ui, &args) {
+            Ok(plan) => {
+                ui.hints.plan = Some(args);
+                Some(plan)
+            }
+            Err(exit) => return Ok(Err(exit)),
+        },
+    };
+    Ok(state::of_runs(ui, state, plan.as_ref())?.map(|state| (state, plan)))
+}
+
+fn find_in(ui: &mut Ui, location: &Location, wanted: Option<&str>) -> Result<Found, Exit> {
     let journal = match Journal::open_existing(location) {
         Ok(Some(journal)) => journal,
         Ok(None) => {
@@ -84,12 +155,9 @@ fn find_in(ui: &mut Ui, location: &Location, args: &RunArgs) -> Result<Found, Ex
         Err(error) => return Err(journal_failed(ui, &error)),
     };
     let runs = journal.runs().map_err(|error| journal_failed(ui, &error))?;
-    let wanted = runs.iter().rev().find(|run| match &args.run {
-        Some(name) => run.id == *name || run.plan == *name,
-        None => true,
-    });
-    let Some(run) = wanted else {
-        let name = args.run.as_deref().unwrap_or("at all");
+    let named = |name: &str| runs.iter().rev().find(|run| run.id == name || run.plan == name);
+    let Some(run) = wanted.map_or_else(|| runs.last(), named) else {
+        let name = wanted.unwrap_or("at all");
         ui.fail(format!("there is no run {name} in {location}"), "`pgplan runs` lists the runs");
         return Err(Exit::BadInput);
     };

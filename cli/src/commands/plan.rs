@@ -76,12 +76,9 @@ impl PlanCommand {
             Ok(plan) => Arc::new(plan),
             Err(exit) => return Ok(exit),
         };
-        let runs = match state::runs(state, &plan) {
-            Ok(runs) => runs,
-            Err(error) => {
-                ui.error(&error);
-                return Ok(Exit::of_error(error.kind));
-            }
+        let (runs, location) = match state::for_look(ui, state, &plan, self.allow_programs)? {
+            Ok(found) => found,
+            Err(exit) => return Ok(exit),
         };
         let settings = Settings {
             run_id: "dry-run".to_owned(),
@@ -93,7 +90,10 @@ impl PlanCommand {
             dry_run: true,
             changed_before: BTreeSet::new(),
             approved: BTreeSet::new(),
-            state: None,
+            state: location.clone().and_then(|location| match location {
+                Location::Folder(_) => None,
+                Location::Server(info) => Some(*info),
+            }),
         };
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
         runtime.block_on(async {
@@ -105,8 +105,7 @@ impl PlanCommand {
                 }
             };
             let mut preview = preview(&plan, &world).await;
-            let location = Location::Folder(runs.parent().unwrap_or(&runs).to_owned());
-            let measured = Measured::read(ui, &plan, &runs, &location);
+            let measured = Measured::read(ui, &plan, &runs, location.as_ref());
             preview.downtime = measured.forecast(&plan, &preview.servers).map(|forecast| forecast.whole());
             self.show(ui, &preview)?;
             let failed = preview.first_failure().map(|(step, error)| (step.to_owned(), Exit::of_error(error.kind)));

@@ -53,6 +53,9 @@ pub(crate) struct Rehearse {
     /// Fill the copy of this database from a dump file, not from the real server
     #[arg(long = "backup", value_name = "NAME=FILE")]
     backups: Vec<String>,
+    /// Copy the server of this database physically, by pg_basebackup; its role must have the attribute REPLICATION
+    #[arg(long = "clone", value_name = "NAME")]
+    clones: Vec<String>,
     /// Do not look at this database: an empty server of the version in its `expect` takes its place
     #[arg(long, value_name = "NAME")]
     empty: Vec<String>,
@@ -67,6 +70,14 @@ pub(crate) struct Rehearse {
     allow_programs: bool,
     #[command(flatten)]
     shown: Shown,
+}
+
+/// Where runs are kept.
+struct Kept {
+    /// The folder of the runs' files.
+    runs: PathBuf,
+    /// The journal.
+    location: Option<Location>,
 }
 
 /// How a rehearsal went.
@@ -87,17 +98,19 @@ impl Rehearse {
             Ok(assumed) => assumed,
             Err(error) => return Ok(failed(ui, &error)),
         };
-        let runs = match state::runs(state, &plan) {
-            Ok(runs) => runs,
-            Err(error) => return Ok(failed(ui, &error)),
+        // What the rehearsal starts may tell where the journal is, too.
+        let (runs, location) = match state::for_look(ui, state, &plan, true)? {
+            Ok(found) => found,
+            Err(exit) => return Ok(exit),
         };
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-        let result = runtime.block_on(self.whole(ui, &plan, &runs, assumed));
+        let result = runtime.block_on(self.whole(ui, &plan, &Kept { runs, location }, assumed));
         runtime.shutdown_timeout(Duration::from_secs(1));
         result
     }
 
-    async fn whole(&self, ui: &mut Ui, plan: &Plan, runs: &Path, assumed: Duration) -> io::Result<Exit> {
+    async fn whole(&self, ui: &mut Ui, plan: &Plan, kept: &Kept, assumed: Duration) -> io::Result<Exit> {
+        let runs = &kept.runs;
         let (cleaned, left) = leftovers::remove_dead(&forecast::folder(runs)).await;
         cleaned.iter().for_each(|id| ui.say(format!("removed what the killed rehearsal {id} had left")));
         left.iter().for_each(|line| ui.say(format!("{} {line}", paint("warning:", Tone::Warn))));
@@ -118,7 +131,7 @@ impl Rehearse {
         let left = leftovers::remove(&id, &folder).await;
         left.iter().for_each(|line| ui.say(format!("{} {line}", paint("warning:", Tone::Warn))));
         match rehearsed? {
-            Ok(rehearsed) => self.end(ui, plan, runs, &rehearsed, &me, assumed),
+            Ok(rehearsed) => self.end(ui, plan, kept, &rehearsed, &me, assumed),
             Err(exit) => Ok(exit),
         }
     }
@@ -147,7 +160,8 @@ impl Rehearse {
             return Ok(Err(journal_failed(ui, &error)));
         }
         let world = std::sync::Arc::new(prepared.world);
-        let reporters = self.shown.reporters(self.shown.bars(ui), now)?;
+        let bars = self.shown.bars(ui);
+        let reporters = self.shown.reporters(ui, bars, now)?;
         let wishes = Wishes { run_dir: options.folder.clone(), ..Wishes::default() };
         let ended = match Run::begin(&prepared.plan, &mut journal, &options.id, me.clone(), reporters) {
             Ok(mut run) => Box::pin(run.drive(&world, &wishes, stop)).await.map(|ending| (ending, run.state().clone())),
@@ -169,7 +183,7 @@ impl Rehearse {
         &self,
         ui: &mut Ui,
         plan: &Plan,
-        runs: &Path,
+        Kept { runs, location }: &Kept,
         rehearsed: &Rehearsed,
         me: &Holder,
         assumed: Duration,
@@ -211,8 +225,7 @@ impl Rehearse {
             }
         }
         ui.say(paint(format!("plan {} was rehearsed; nothing real was changed", plan.name), Tone::Good));
-        let location = Location::Folder(runs.parent().unwrap_or(runs).to_owned());
-        let measured = Measured::read(ui, plan, runs, &location);
+        let measured = Measured::read(ui, plan, runs, location.as_ref());
         if let Some(prediction) = measured.forecast(plan, &BTreeMap::new()).map(|forecast| forecast.whole()) {
             lines(&prediction).iter().for_each(|line| ui.say(line));
             if let Some(warning) = warning(&prediction) {
@@ -242,6 +255,7 @@ impl Rehearse {
                     ))
                 })
                 .collect::<Result<BTreeMap<String, PathBuf>, StepError>>()?,
+            clones: self.clones.iter().cloned().collect::<BTreeSet<String>>(),
             empty: self.empty.iter().cloned().collect::<BTreeSet<String>>(),
             sample,
             platforms: self.plan.platforms.clone(),

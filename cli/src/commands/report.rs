@@ -8,7 +8,7 @@ use std::{
 use clap::{Args, ValueEnum};
 use pgplan_engine::{journal::Journal, state::RunState};
 
-use super::{find_in, journal_failed, state};
+use super::{find_in, find_journal, journal_failed};
 use crate::{
     args::RunArgs,
     exit::Exit,
@@ -49,11 +49,12 @@ pub(crate) struct Report {
 
 impl Report {
     pub(crate) fn run(&self, ui: &mut Ui, state: Option<&Path>) -> io::Result<Exit> {
-        let state = match state::of_runs(ui, state)? {
-            Ok(state) => state,
+        let (state, plan) = match find_journal(ui, state, &self.run.journal)? {
+            Ok(found) => found,
             Err(exit) => return Ok(exit),
         };
-        let found = match find_in(ui, &state.location, &self.run) {
+        let wanted = self.run.run.clone().or_else(|| plan.map(|plan| plan.name));
+        let found = match find_in(ui, &state.location, wanted.as_deref()) {
             Ok(found) => found,
             Err(exit) => return Ok(exit),
         };

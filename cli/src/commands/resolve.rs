@@ -4,13 +4,15 @@ use clap::{Args, ValueEnum};
 use pgplan_engine::{
     action::Output,
     event::EventKind,
-    journal::{Journal, sqlite::next_event},
     state::{ActionState, ActionStatus},
-    world::this_process,
 };
 
 use super::{find_run, journal_failed};
-use crate::{args::RunArgs, exit::Exit, ui::Ui};
+use crate::{
+    args::{JournalArgs, RunArgs},
+    exit::Exit,
+    ui::Ui,
+};
 
 /// What a person found out about an action that was cut in the middle.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -37,11 +39,14 @@ pub(crate) struct Resolve {
     /// The run's id or the plan's name; default: the newest run
     #[arg(long, value_name = "RUN")]
     run: Option<String>,
+    #[command(flatten)]
+    journal: JournalArgs,
 }
 
 impl Resolve {
     pub(crate) fn run(&self, ui: &mut Ui, state: Option<&Path>) -> io::Result<Exit> {
-        let found = match find_run(ui, state, &RunArgs { run: self.run.clone() })? {
+        let args = RunArgs { run: self.run.clone(), journal: self.journal.clone() };
+        let mut found = match find_run(ui, state, &args)? {
             Ok(found) => found,
             Err(exit) => return Ok(exit),
         };
@@ -62,19 +67,12 @@ impl Resolve {
             );
             return Ok(Exit::BadInput);
         }
-        let mut last = found.state.seq;
-        let mut events = Vec::new();
-        for kind in lost.into_iter().flat_map(|action| self.verdict_on(action)) {
-            let event = next_event(last, kind);
-            last = event.seq;
-            events.push(event);
-        }
-        let mut journal = found.journal;
-        if let Err(error) = append(&mut journal, &found.state.plan, &found.state.id, &events) {
+        let verdict = lost.into_iter().flat_map(|action| self.verdict_on(action)).collect();
+        if let Err(error) = found.record(verdict) {
             return Ok(journal_failed(ui, &error));
         }
         let verb = if found.state.going_back { "undo" } else { "apply" };
-        ui.say(format!("noted; go on with: pgplan {verb} {}", found.state.path));
+        ui.say(format!("noted; go on with: {}", found.command(verb, &ui.hints)));
         Ok(Exit::Done)
     }
 
@@ -99,15 +97,4 @@ impl Resolve {
             (Verdict::Undo, _) => vec![undoing, undone, reset("a person says that it was taken back")],
         }
     }
-}
-
-fn append(
-    journal: &mut Journal,
-    plan: &str,
-    run: &str,
-    events: &[pgplan_engine::event::Event],
-) -> Result<(), pgplan_engine::journal::JournalError> {
-    journal.acquire(plan, &this_process())?;
-    journal.append(run, events)?;
-    journal.release()
 }

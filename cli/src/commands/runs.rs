@@ -8,8 +8,9 @@ use pgplan_engine::{
 };
 use serde_json::json;
 
-use super::{journal_failed, state};
+use super::{find_journal, journal_failed};
 use crate::{
+    args::JournalArgs,
     exit::Exit,
     report::summary::between,
     ui::{Ui, duration},
@@ -18,6 +19,8 @@ use crate::{
 /// List the runs in the journal
 #[derive(Debug, Args)]
 pub(crate) struct Runs {
+    #[command(flatten)]
+    journal: JournalArgs,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -25,14 +28,15 @@ pub(crate) struct Runs {
 
 impl Runs {
     pub(crate) fn run(&self, ui: &mut Ui, state: Option<&Path>) -> Result<Exit, std::io::Error> {
-        let state = match state::of_runs(ui, state)? {
-            Ok(state) => state,
+        let (state, plan) = match find_journal(ui, state, &self.journal)? {
+            Ok(found) => found,
             Err(exit) => return Ok(exit),
         };
-        let states = match read(&state.location) {
+        let mut states = match read(&state.location) {
             Ok(states) => states,
             Err(error) => return Ok(journal_failed(ui, &error)),
         };
+        states.retain(|state| plan.as_ref().is_none_or(|plan| plan.name == state.plan));
         if self.json {
             let list: Vec<_> = states
                 .iter()

@@ -97,13 +97,9 @@ impl Given {
 
     fn not_its_run(&self, ui: &mut Ui, run: &str) -> Exit {
         let message = format!("run {run} is unfinished and was not begun from {}", self.file.display());
-        let plan = self.saved.path.display();
-        ui.fail(
-            message,
-            &format!(
-                "go on with it by `pgplan apply {plan}`, take it back by `pgplan undo {plan}`, or give it up with --fresh"
-            ),
-        );
+        let [apply, undo] = ["apply", "undo"].map(|verb| self.args().command(verb, &ui.hints));
+        let help = format!("go on with it by `{apply}`, take it back by `{undo}`, or give it up with --fresh");
+        ui.fail(message, &help);
         Exit::Refused
     }
 
@@ -173,7 +169,7 @@ pub(crate) fn write(ui: &mut Ui, saved: &Saved, file: &Path) -> Exit {
     for (database, why) in saved.unbound() {
         ui.say(format!("{} not bound to what {database} is now: {why}", paint("warning:", Tone::Warn)));
     }
-    let file = file.display();
-    ui.say(format!("saved as {file}; `pgplan apply {file}` does this and is refused when anything has changed"));
+    let apply = PlanArgs { file: file.to_owned(), vars: Vec::new(), platforms: Vec::new() }.command("apply", &ui.hints);
+    ui.say(format!("saved as {}; `{apply}` does this and is refused when anything has changed", file.display()));
     Exit::Done
 }

@@ -53,6 +53,9 @@ impl Session {
             Ok(plan) => plan,
             Err(exit) => return Ok(Err(exit)),
         };
+        if state.is_none() && plan.state.is_some() {
+            ui.hints.plan = Some(args.clone());
+        }
         let state = match state::of_plan(ui, state, &plan)? {
             Ok(state) => state,
             Err(exit) => return Ok(Err(exit)),

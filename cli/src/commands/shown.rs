@@ -60,7 +60,7 @@ impl Shown {
             Progress::Bar => true,
             Progress::Plain | Progress::None => false,
         };
-        wanted.then(Bar::new)
+        wanted.then(|| Bar::new(ui.hints.clone()))
     }
 
     pub(crate) fn consent(&self, ui: &Ui, bars: Option<&Bar>) -> Consent {
@@ -70,22 +70,27 @@ impl Shown {
         if !ui.interactive || !io::stdin().is_terminal() {
             return Consent::Nobody;
         }
-        let bars = bars.map(Bar::handle);
+        let quiet = bars.map(Bar::quiet);
         Consent::Ask(Arc::new(move |message: &str| {
             let ask = || inquire::Confirm::new(message).with_default(false).prompt().unwrap_or(false);
-            bars.as_ref().map_or_else(ask, |bars| bars.suspend(ask))
+            quiet.as_ref().map_or_else(ask, |quiet| quiet.during(ask))
         }))
     }
 
-    pub(crate) fn reporters<'a>(&self, bars: Option<Bar>, now: &Now) -> io::Result<Vec<Box<dyn Reporter + 'a>>> {
+    pub(crate) fn reporters<'a>(
+        &self,
+        ui: &Ui,
+        bars: Option<Bar>,
+        now: &Now,
+    ) -> io::Result<Vec<Box<dyn Reporter + 'a>>> {
         let mut reporters: Vec<Box<dyn Reporter>> = vec![Box::new(now.clone())];
         match bars {
             Some(bars) => reporters.push(Box::new(bars)),
             None if self.progress != Progress::None => {
-                let mut err = anstream::stderr();
+                let (mut err, hints) = (anstream::stderr(), ui.hints.clone());
                 reporters.push(Box::new(Line::new(move |line: &str| {
                     use io::Write as _;
-                    writeln!(err, "{line}")
+                    writeln!(err, "{}", hints.complete(line))
                 })));
             }
             None => {}
@@ -117,6 +122,8 @@ impl Shown {
         ending: &Ending,
         command: impl Fn(&str) -> String,
     ) -> io::Result<Exit> {
+        // A question that was left without an answer has the terminal still.
+        ui.restore_terminal();
         self.print(ui, state)?;
         ui.say(summary::text(plan, state));
         let failed = plan

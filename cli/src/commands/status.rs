@@ -59,7 +59,7 @@ impl Status {
                 for detail in &error.details {
                     text.push_str(&format!("  {detail}\n"));
                 }
-                text.push_str(&format!("  help: {}\n", error.advice()));
+                text.push_str(&format!("  help: {}\n", ui.hints.complete(error.advice())));
             }
         }
         if let Some(downtime) = state.downtime() {

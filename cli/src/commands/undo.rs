@@ -61,7 +61,7 @@ impl Undo {
             }
             Some(old) => {
                 let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-                let result = runtime.block_on(self.session(ui, state, &mut session, &old, &args.platforms));
+                let result = runtime.block_on(self.session(ui, &mut session, &old, &args.platforms));
                 runtime.shutdown_timeout(std::time::Duration::from_secs(1));
                 result
             }
@@ -72,7 +72,6 @@ impl Undo {
     async fn session(
         &self,
         ui: &mut Ui,
-        state: Option<&Path>,
         session: &mut Session,
         old: &RunState,
         platforms: &[PathBuf],
@@ -80,7 +79,6 @@ impl Undo {
         let bars = self.shown.bars(ui);
         let consent = self.shown.consent(ui, bars.as_ref());
         let settings = session.settings(&old.id, Some(old), platforms, consent.clone());
-        let location = session.state.location.clone();
         let world = match Real::new(Arc::clone(&session.plan), settings, crate::args::environment()).await {
             Ok(world) => Arc::new(world),
             Err(error) => {
@@ -104,7 +102,7 @@ impl Undo {
             return Ok(exit);
         }
         let (now, handle) = (Now::default(), bars.as_ref().map(Bar::handle));
-        let reporters = self.shown.reporters(bars, &now)?;
+        let reporters = self.shown.reporters(ui, bars, &now)?;
         let (plan, me) = (Arc::clone(&session.plan), session.me.clone());
         let mut run = match Run::resume(&plan, &mut session.journal, &old.id, me, Direction::Back, reporters) {
             Ok(run) => run,
@@ -112,7 +110,8 @@ impl Undo {
         };
         let stop = Stop::default();
         listen(&stop, &now, handle)?;
-        let command = |verb: &str| self.plan.command(verb, state.map(|_| &location));
+        let hints = ui.hints.clone();
+        let command = |verb: &str| self.plan.command(verb, &hints);
         let told = match run.undo(&world, &stop, "`pgplan undo` was called").await {
             Ok(ending) => self.shown.tell(ui, &plan, run.state(), &ending, command),
             Err(error) => return Ok(run_failed(ui, &error)),

@@ -1,8 +1,13 @@
 //! A run on a terminal: the lines of [`super::line`], and below them a bar for each action that is being done.
 
-use std::{collections::BTreeMap, io, time::Duration};
+use std::{
+    collections::BTreeMap,
+    io,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
-use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use pgplan_engine::{
     event::{Event, EventKind},
     run::Reporter,
@@ -10,17 +15,20 @@ use pgplan_engine::{
 };
 
 use super::line;
+use crate::args::Hints;
 
 /// Bars on stderr.
 pub(crate) struct Bar {
     bars: MultiProgress,
+    held: Held,
     running: BTreeMap<(String, String), ProgressBar>,
+    hints: Hints,
 }
 
 impl Bar {
     /// Returns a reporter that draws on stderr.
-    pub(crate) fn new() -> Self {
-        Self { bars: MultiProgress::new(), running: BTreeMap::new() }
+    pub(crate) fn new(hints: Hints) -> Self {
+        Self { bars: MultiProgress::new(), held: Held::default(), running: BTreeMap::new(), hints }
     }
 
     /// Returns a handle that can clear the bars for a moment while something else uses the terminal.
@@ -28,10 +36,46 @@ impl Bar {
         self.bars.clone()
     }
 
+    /// Returns what keeps the bars away while a question is asked.
+    pub(crate) fn quiet(&self) -> Quiet {
+        Quiet { bars: self.bars.clone(), held: Arc::clone(&self.held) }
+    }
+
     fn spinner(title: &str) -> ProgressBar {
         let bar = ProgressBar::no_length().with_style(spinner_style()).with_message(title.to_owned());
         bar.enable_steady_tick(Duration::from_millis(120));
         bar
+    }
+}
+
+/// The lines that came up while a question is asked; absent when none is.
+type Held = Arc<Mutex<Option<Vec<String>>>>;
+
+/// Keeps the bars away from a question. The run goes on meanwhile: its lines are printed after the answer.
+#[derive(Clone)]
+pub(crate) struct Quiet {
+    bars: MultiProgress,
+    held: Held,
+}
+
+impl Quiet {
+    /// Asks, with nothing else written to the terminal.
+    pub(crate) fn during<R>(&self, ask: impl FnOnce() -> R) -> R {
+        if let Err(error) = self.bars.clear() {
+            tracing::debug!(%error, "the bars cannot be cleared");
+        }
+        self.bars.set_draw_target(ProgressDrawTarget::hidden());
+        let held = || self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        *held() = Some(Vec::new());
+        let answer = ask();
+        self.bars.set_draw_target(ProgressDrawTarget::stderr());
+        let lines = held().take().unwrap_or_default();
+        for line in lines {
+            if let Err(error) = self.bars.println(line) {
+                tracing::debug!(%error, "a line cannot be printed");
+            }
+        }
+        answer
     }
 }
 
@@ -81,7 +125,14 @@ impl Reporter for Bar {
             _ => {}
         }
         match line::text(event, state) {
-            Some(text) => self.bars.println(text),
+            Some(text) => {
+                let text = self.hints.complete(&text);
+                match self.held.lock().unwrap_or_else(PoisonError::into_inner).as_mut() {
+                    Some(held) => held.push(text),
+                    None => return self.bars.println(text),
+                }
+                Ok(())
+            }
             None => Ok(()),
         }
     }

@@ -13,6 +13,7 @@ fn words(what: Handed) -> &'static str {
         Handed::Dump => "a dump",
         Handed::Scale => "remembered counts of an application",
         Handed::Tunnel => "a tunnel",
+        Handed::Fence => "a fence",
     }
 }
 
@@ -31,6 +32,14 @@ pub(super) fn resolve(drafts: &mut [Draft], order: &Order, problems: &mut Proble
                     let id = drafts[giver].id.clone();
                     let to = drafts[step].id.clone();
                     edges.push(Edge { from: id.clone(), to, reason: Reason::Artifact });
+                    if drafts[step].declared.ends.contains(&key) {
+                        // The place in the other step's body means nothing in this one.
+                        let same = drafts[giver].declared.databases.clone();
+                        drafts[step]
+                            .declared
+                            .databases
+                            .extend(same.into_iter().map(|(name, _, how)| (name, Vec::new(), how)));
+                    }
                     drafts[step].inputs.insert(key, id);
                 }
                 Err(diagnostic) => problems.push(*diagnostic),

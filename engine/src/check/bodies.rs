@@ -143,10 +143,12 @@ fn merge(into: &mut Declarations, more: Declarations) {
         }
     }
     // Named one by one, so that a new declaration is not forgotten here.
-    let Declarations { databases, makes, takes, outputs, open_outputs, destroys, files, platforms, problems } = more;
+    let Declarations { databases, makes, takes, ends, outputs, open_outputs, destroys, files, platforms, problems } =
+        more;
     add(&mut into.databases, databases);
     add(&mut into.makes, makes);
     add(&mut into.takes, takes);
+    add(&mut into.ends, ends);
     add(&mut into.outputs, outputs);
     add(&mut into.destroys, destroys);
     add(&mut into.files, files);

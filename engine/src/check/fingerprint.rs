@@ -1,15 +1,21 @@
 //! Digests that tell whether a plan still means the same: over what is done, not over names, timeouts and retries.
 
-use std::path::{Path, PathBuf};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
 
 use serde_json::{Value, json};
 
 use super::{bodies::place_of, steps::Draft};
 use crate::{
     diagnostic::{Diagnostic, Problems},
-    plan::Plan,
+    plan::{Database, Plan},
     source::Place,
-    template::{Scope, render},
+    template::{
+        Address, Scope, render,
+        segments::{self, Segment, has_template},
+    },
 };
 
 /// Returns the digest of a step: its kind, its body as far as it is known, its items, its environment and the files it
@@ -67,6 +73,39 @@ pub(crate) fn digest(path: &Path) -> std::io::Result<String> {
     Ok(hasher.finalize().to_hex().to_string())
 }
 
+/// Returns the address of a database as the plan has it, without a password that stands there in clear: a digest of it
+/// could be guessed at, and a new password is no other database. A secret that is named stays by its name.
+pub(crate) fn address(database: &Database) -> Value {
+    let is_secret = |key: &str, value: &str| PASSWORDS.contains(&key) && !has_template(value);
+    let params: BTreeMap<&String, &String> =
+        database.params.iter().filter(|(key, value)| !is_secret(key, value)).collect();
+    let password = database.password.as_ref().filter(|password| has_template(password));
+    json!([url(&database.url), params, password])
+}
+
+/// The parameters of a connection that are secrets (PostgreSQL manual, 34.1.2).
+const PASSWORDS: [&str; 2] = ["password", "sslpassword"];
+
+/// Returns the parts of an address but for its passwords in clear; a template stands for itself.
+fn url(text: &str) -> Value {
+    let Ok(segments) = segments::split(text) else { return json!(text) };
+    // A word in place of each template keeps the address readable.
+    let (mut words, mut expressions) = (String::new(), Vec::new());
+    for segment in segments {
+        match segment {
+            Segment::Text(plain) => words.push_str(&plain),
+            Segment::Expression(range) => {
+                words.push_str(&format!("x-template-{}-x", expressions.len()));
+                expressions.push(text[range].to_owned());
+            }
+        }
+    }
+    let Ok(address) = Address::parse(&words) else { return json!(text) };
+    let kept = address.params.iter().map(|(key, value)| (key, value.to_string()));
+    let kept = kept.filter(|(key, value)| !PASSWORDS.contains(&key.as_str()) || value.contains("x-template-"));
+    json!([kept.collect::<BTreeMap<_, _>>(), expressions])
+}
+
 /// Returns the digest of a plan: its steps with their order, its databases, variables and where its secrets are.
 pub(super) fn of_plan(plan: &Plan) -> String {
     let steps: Vec<Value> = plan
@@ -80,7 +119,8 @@ pub(super) fn of_plan(plan: &Plan) -> String {
         .databases
         .iter()
         .map(|(name, database)| {
-            json!([name, database.url, database.params, database.expect.major, database.expect.empty, database.protect])
+            let protect = database.protect;
+            json!([name, address(database), database.expect.major, database.expect.empty, protect])
         })
         .collect();
     let secrets: Vec<&String> = plan.secrets.keys().collect();

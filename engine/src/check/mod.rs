@@ -5,6 +5,7 @@
 
 mod artifacts;
 mod bodies;
+mod borrow;
 pub(crate) mod fingerprint;
 mod order;
 mod references;
@@ -35,6 +36,8 @@ pub struct Options {
     pub vars: Vec<(String, String)>,
     /// Names of the platforms that are known; empty = names are not checked.
     pub platforms: Vec<String>,
+    /// The files of those that were given, for the plan.
+    pub platform_files: Vec<PathBuf>,
 }
 
 /// The outcome of a check.
@@ -94,12 +97,16 @@ fn check(document: Document, options: &Options, problems: &mut Problems) -> Opti
     let secrets = sources::secrets(secrets, &early, problems);
     let (databases, nodes) = sources::databases(databases, &early, problems);
     let mut drafts = steps::read(steps, &early, problems);
+    borrow::put_in(&mut drafts, problems);
     let scope = Scope::new(&name, &shown)
         .with_vars(&vars)
         .with_secrets(secrets.keys().cloned())
         .with_databases(databases.clone())
         .with_steps(drafts.iter().map(|draft| draft.id.clone()));
     let scope = sources::check_addresses(&databases, &nodes, scope, problems);
+    if let Some(state) = &settings.state {
+        sources::check_state(state, &scope, problems);
+    }
     let order = order::build(&drafts, problems);
     bodies::declare(&mut drafts, &scope, &folder, problems);
     let mut edges = order.edges(&drafts);
@@ -117,6 +124,7 @@ fn check(document: Document, options: &Options, problems: &mut Problems) -> Opti
         folder,
         vars,
         given: options.vars.iter().cloned().collect(),
+        platforms: options.platform_files.clone(),
         secrets,
         databases,
         steps,

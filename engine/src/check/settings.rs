@@ -21,7 +21,7 @@ pub(super) struct Read {
 pub(super) fn read(node: &Node, scope: &Scope, problems: &mut Problems) -> Read {
     let state = node.get("state").cloned();
     let mut rest = node.clone();
-    // `state` may name secrets, so it is rendered when the journal is opened; its type is checked as it stands.
+    // `state` may name secrets, which are not known yet: `sources::check_state` looks at it.
     let rendered = match &mut rest.value {
         NodeValue::Map(entries) => {
             let kept: Vec<_> = entries.extract_if(.., |(key, _)| key.text == "state").collect();

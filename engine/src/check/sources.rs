@@ -6,7 +6,8 @@ use crate::{
     diagnostic::{Diagnostic, Problems},
     document::{DatabaseKeys, SecretKeys},
     plan::{Database, SecretSource},
-    template::{Known, Scope, references, render},
+    secret::Text,
+    template::{Address, Known, Scope, references, render},
     yaml::{self, Key, Node, NodeValue},
 };
 
@@ -117,12 +118,12 @@ fn keys(node: &Node, scope: &Scope) -> Result<DatabaseKeys, Vec<Diagnostic>> {
 fn fill(database: &mut Database, keys: &DatabaseKeys, node: &Node) {
     database.expect = keys.expect.clone();
     database.protect = keys.protect;
-    let text = |text: &Option<crate::secret::Text>| text.as_ref().and_then(crate::secret::Text::as_plain);
+    let text = |text: &Option<Text>| text.as_ref().and_then(Text::as_plain);
     database.url = text(&keys.url).unwrap_or_default();
     database.password = text(&keys.password);
     for (key, value) in node.entries() {
         if !matches!(key.text.as_str(), "url" | "password" | "expect" | "protect")
-            && let Ok(value) = yaml::decode::<crate::secret::Text>(value)
+            && let Ok(value) = yaml::decode::<Text>(value)
             && let Some(value) = value.as_plain()
         {
             database.params.insert(key.text.clone(), value);
@@ -154,7 +155,7 @@ pub(super) fn check_addresses(
                 continue;
             }
         };
-        let password = address.params.get("password").and_then(crate::secret::Text::as_plain);
+        let password = address.params.get("password").and_then(Text::as_plain);
         if password.is_some_and(|password| !password.is_empty())
             && let Some(database) = databases.get(name)
         {
@@ -168,4 +169,35 @@ pub(super) fn check_addresses(
         }
     }
     scope.with_databases(usable)
+}
+
+/// Reports what is wrong with the place of the journal: its templates, and its address as far as it is known.
+pub(super) fn check_state(node: &Node, scope: &Scope, problems: &mut Problems) {
+    let scope = scope.clone().only(&["vars", "secrets", "plan"]);
+    let text = match render(node, &scope).and_then(|rendered| yaml::decode::<Text>(&rendered)) {
+        Ok(text) => text,
+        Err(found) => return problems.extend(found),
+    };
+    let marked = text.to_marked();
+    if !marked.contains("://") {
+        return;
+    }
+    match Address::parse(&marked) {
+        Ok(address) => {
+            let password = address.params.get("password").and_then(Text::as_plain);
+            if password.is_some_and(|password| !password.is_empty()) {
+                let message = "the password of the journal stands in the plan";
+                problems.push(
+                    Diagnostic::warning("password_in_clear", message)
+                        .at(&node.place, "this address")
+                        .help("declare where the URL is under `secrets` and write state: \"${{ secrets.NAME }}\""),
+                );
+            }
+        }
+        Err(message) => problems.push(
+            Diagnostic::error("bad_database_address", format!("the journal cannot be there: {message}"))
+                .at(&node.place, "the place of the journal")
+                .help("write postgres://user@host:port/dbname, or a folder"),
+        ),
+    }
 }

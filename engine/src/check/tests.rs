@@ -76,6 +76,69 @@ fn fingerprints_follow_what_is_done_only() {
 }
 
 #[test]
+fn a_password_in_clear_is_no_part_of_the_fingerprint() {
+    let plan = |database: &str| {
+        let text = format!(
+            "version: 1\nsecrets: {{ s: {{ env: S }}, t: {{ env: T }} }}\ndatabases: {{ db: {database} }}\nsteps:\n  \
+             - sql: {{ database: db, run: SELECT 1 }}\n"
+        );
+        let Checked { plan, problems } = checked(&text);
+        plan.unwrap_or_else(|| panic!("{database}: {problems:?}")).fingerprint
+    };
+    let same = [
+        ("\"postgres://u:one@h/db\"", "\"postgres://u:two@h/db\""),
+        ("\"postgres://u@h/db?password=one\"", "\"postgres://u@h/db?password=two\""),
+        ("\"host=h user=u password='o n e'\"", "\"host=h user=u password=two\""),
+        ("{ url: \"postgres://u@h/db\", password: one }", "{ url: \"postgres://u@h/db\", password: two }"),
+        ("\"postgres://u@h/db?sslpassword=one\"", "\"postgres://u@h/db?sslpassword=two\""),
+        ("\"postgres://u:one@${{ plan.name }}/db\"", "\"postgres://u:two@${{ plan.name }}/db\""),
+    ];
+    for (one, two) in same {
+        assert_eq!(plan(one), plan(two), "{one}");
+    }
+    let others = [
+        ("\"postgres://u:one@h/db\"", "\"postgres://v:one@h/db\""),
+        ("\"postgres://u:one@h/db\"", "\"postgres://u:one@h/other\""),
+        ("\"postgres://u:${{ secrets.s }}@h/db\"", "\"postgres://u:${{ secrets.t }}@h/db\""),
+        (
+            "{ url: \"postgres://u@h/db\", password: \"${{ secrets.s }}\" }",
+            "{ url: \"postgres://u@h/db\", password: \"${{ secrets.t }}\" }",
+        ),
+    ];
+    for (one, two) in others {
+        assert_ne!(plan(one), plan(two), "{one}");
+    }
+}
+
+#[test]
+fn the_place_of_the_journal_is_checked_where_it_stands() {
+    let problems = |state: &str| {
+        let text = format!(
+            "version: 1\nvars: {{ folder: f }}\nsecrets: {{ url: {{ env: URL }} }}\nstate: {state}\nsteps:\n  \
+             - approve: {{ message: a }}\n"
+        );
+        let found = checked(&text).problems;
+        let told = found.iter().map(|problem| format!("{} {}", problem.code, problem.place().unwrap()));
+        told.collect::<Vec<_>>().join("; ")
+    };
+    for good in ["here", "\"${{ vars.folder }}/x\"", "\"${{ secrets.url }}\"", "postgres://u@h/db"] {
+        assert_eq!(problems(good), "", "{good}");
+    }
+    let wrong = [
+        ("\"${{ vars.foldr }}\"", "undefined_variable plan.yaml:4:"),
+        ("\"${{ secrets.nothing }}\"", "undefined_secret plan.yaml:4:"),
+        ("\"${{ steps.approve.outputs.x }}\"", "not_usable_here plan.yaml:4:"),
+        ("\"postgres://u@[h/db\"", "bad_database_address plan.yaml:4:"),
+        ("\"mysql://u@h/db\"", "bad_database_address plan.yaml:4:"),
+        ("\"postgres://u:pw@h/db\"", "password_in_clear plan.yaml:4:"),
+    ];
+    for (state, expected) in wrong {
+        let found = problems(state);
+        assert!(found.starts_with(expected), "{state}: {found}");
+    }
+}
+
+#[test]
 fn all_problems_of_a_file_in_one_report() {
     let text = r#"
 version: 1

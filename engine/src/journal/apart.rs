@@ -13,7 +13,7 @@ use futures_util::future::join_all;
 
 use crate::{
     error::{ErrorKind, StepError},
-    postgres::{ConnInfo, connect::connect_read_only},
+    postgres::{ConnInfo, connect::connect_read_only, rows::first},
 };
 
 /// Whether an advisory lock of a key is held in this database by anybody (PostgreSQL manual, 53.13 "pg_locks").
@@ -44,14 +44,16 @@ pub fn refusal(database: &str, state: &ConnInfo) -> StepError {
 pub struct Apart {
     plan: String,
     state: Option<ConnInfo>,
+    dry_run: bool,
     seen: Mutex<BTreeSet<String>>,
 }
 
 impl Apart {
-    /// Returns what keeps `state` apart, if the journal is in a database; the plan's lease must be held there.
+    /// Returns what keeps `state` apart, if the journal is in a database; the plan's lease must be held there. A dry run
+    /// holds no lease: it compares what the servers tell of themselves.
     #[must_use]
-    pub fn new(plan: &str, state: Option<&ConnInfo>) -> Self {
-        Self { plan: plan.to_owned(), state: state.cloned(), seen: Mutex::default() }
+    pub fn new(plan: &str, state: Option<&ConnInfo>, dry_run: bool) -> Self {
+        Self { plan: plan.to_owned(), state: state.cloned(), dry_run, seen: Mutex::default() }
     }
 
     /// Refuses a database of the plan in which the journal is.
@@ -61,6 +63,12 @@ impl Apart {
     pub async fn refuse(&self, database: &str, info: &ConnInfo) -> Result<(), StepError> {
         let seen = || self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(state) = self.state.as_ref().filter(|_| !seen().contains(database)) else { return Ok(()) };
+        if self.dry_run {
+            return match identity(info).await? == identity(state).await? {
+                true => Err(refusal(database, state)),
+                false => Ok(()),
+            };
+        }
         let session = connect_read_only(info, "pgplan-look state").await?;
         let asked = session.client().query_one(IS_HELD, &[&lock_of(&self.plan)]).await;
         let asked = asked.map_err(|error| session.error("look for the journal's lock", &error));
@@ -90,6 +98,17 @@ impl Apart {
         }
         Ok(())
     }
+}
+
+/// Returns what tells a database from all others, clones of its server included: its oid and when its server started, to
+/// the microsecond.
+async fn identity(info: &ConnInfo) -> Result<Option<String>, StepError> {
+    let session = connect_read_only(info, "pgplan-look state").await?;
+    let sql = "SELECT d.oid::text || ' ' || extract(epoch FROM pg_catalog.pg_postmaster_start_time())::text \
+               FROM pg_catalog.pg_database d WHERE d.datname = pg_catalog.current_database()";
+    let found = first(&session, "tell which database it is", sql).await;
+    session.close().await;
+    found
 }
 
 /// Returns whether two descriptions name the same database of the same server, as far as their texts tell.

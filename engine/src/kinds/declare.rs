@@ -20,6 +20,8 @@ pub enum Handed {
     Scale,
     /// A running tunnel.
     Tunnel,
+    /// Databases that are closed to writers.
+    Fence,
 }
 
 /// A path to a value in the step's body: `["from"]`, `["set", "DB_URL"]`.
@@ -49,6 +51,8 @@ pub struct Declarations {
     pub makes: Vec<Handed>,
     /// What it takes, under which key: from the named step, or from the nearest ancestor that makes it.
     pub takes: Vec<(String, Handed, Option<String>)>,
+    /// Keys of `takes` whose giver is ended by this step, on the databases that the giver changes.
+    pub ends: Vec<String>,
     /// Names of outputs, and whether each is a secret; a reference to another name is an error.
     pub outputs: Vec<(String, bool)>,
     /// Whether outputs with other names may appear (captures named at run time).
@@ -94,6 +98,11 @@ impl Declarations {
     /// Declares that the step takes something, under this key, from `step` or the nearest ancestor that makes it.
     pub fn takes(&mut self, at: &str, what: Handed, step: Option<&str>) {
         self.takes.push((at.to_owned(), what, step.map(str::to_owned)));
+    }
+
+    /// Declares that the step ends what the step taken under this key set up, where that one set it up.
+    pub fn ends(&mut self, at: &str) {
+        self.ends.push(at.to_owned());
     }
 
     /// Declares an output.

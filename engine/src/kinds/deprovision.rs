@@ -115,7 +115,7 @@ impl Kind for Deprovision {
             (None, folder) => {
                 let folder = cx.plan_dir.join(folder.as_deref().unwrap_or(std::path::Path::new("")));
                 let title = format!("stop the server of {label} and remove {}", folder.display());
-                Action::new("destroy", title, Op::RemoveCluster { folder }, Effect::Probe)
+                Action::new("destroy", title, Op::RemoveCluster { folder, of_this_run: false }, Effect::Probe)
             }
         };
         graph.actions.push(destroy.after(["approve"]));

@@ -120,7 +120,7 @@ impl Kind for Filter {
 }
 
 impl Filter {
-    fn rules(&self) -> FilterRules {
+    pub(super) fn rules(&self) -> FilterRules {
         FilterRules {
             reserved_roles: self.reserved_roles.clone(),
             drop_passwords_of: self.drop_passwords_of.clone(),

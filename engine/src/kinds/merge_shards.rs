@@ -130,7 +130,7 @@ impl Kind for MergeShards {
         for database in &self.from.databases {
             to.databases.push((database.clone(), key(["from", "databases"]), super::Use::Reads));
         }
-        if self.from.databases.contains(&self.into.database) && self.from_schema() == self.into.schema {
+        if self.from.databases.contains(&self.into.database) && self.source_schema() == self.into.schema {
             let message = format!("`{}` would be merged into itself", self.into.database);
             to.problem("merge_from", key(["from", "databases"]), message, None);
         }
@@ -169,7 +169,7 @@ impl MergeShards {
         }
     }
 
-    fn from_schema(&self) -> String {
+    fn source_schema(&self) -> String {
         self.from.schema.clone().unwrap_or_else(public)
     }
 
@@ -192,7 +192,7 @@ impl MergeShards {
             (None, None) => {
                 let source = |name: &String| Source {
                     label: name.clone(),
-                    place: Place { database: name.clone(), schema: self.from_schema() },
+                    place: Place { database: name.clone(), schema: self.source_schema() },
                     tables: None,
                     requires: Vec::new(),
                 };

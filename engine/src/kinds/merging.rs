@@ -16,7 +16,7 @@ use crate::{
         merge::{EmptyTables, FillTable, FillTables, MapKeys, ProveMerge},
     },
     postgres::quote::{literal, on_one_line, qualified},
-    quantity::Size,
+    quantity::{Size, counted},
     secret::Text,
 };
 
@@ -234,7 +234,7 @@ impl Merging<'_> {
         for table in merge.layout.tables() {
             let Some((column, next)) = new_key(table, &self.into.schema) else { continue };
             let rows = total(table);
-            let title = format!("give new keys to {} of {}", plural(rows, "row"), on_one_line(&table.name));
+            let title = format!("give new keys to {} of {}", counted(rows, "row"), on_one_line(&table.name));
             let op =
                 MapKeys { into: self.place(), table: table.name.clone(), column, next, parts: table.parts.clone() };
             let id = format!("keys/{}", table.name);
@@ -263,15 +263,15 @@ impl Merging<'_> {
             let sources = group.iter().map(|table| table.parts.len()).max().unwrap_or(0);
             let title = format!(
                 "merge {} from {} into {}",
-                plural(rows, "row"),
-                plural(sources as u64, "source"),
+                counted(rows, "row"),
+                counted(sources as u64, "source"),
                 names.iter().map(|name| on_one_line(name)).collect::<Vec<_>>().join(", ")
             );
             let mut action = Action::new(&id, title, Op::FillTables(whole), Effect::Transaction)
                 .after(after)
                 .estimate(Some(bytes), Some(rows));
             if self.can_be_undone() {
-                action = action.undo(self.empty(&id, group.iter().map(|table| table.name.clone()).collect()));
+                action = action.undo(self.empty(&id, group.iter().map(|table| put_in(table, merge)).collect()));
             }
             graph.actions.push(action);
         }
@@ -312,7 +312,7 @@ impl Merging<'_> {
             let rows = merge.rows.get(&table.name).and_then(|rows| rows.get(&part.label)).copied().unwrap_or(0);
             let title = format!(
                 "merge {} from {} into {}",
-                plural(rows, "row"),
+                counted(rows, "row"),
                 on_one_line(&part.label),
                 on_one_line(&table.name)
             );
@@ -323,7 +323,7 @@ impl Merging<'_> {
                 .estimate(Some(part.bytes), Some(rows));
             if self.can_be_undone() {
                 // Undone last, the first part empties the table of all of them.
-                let tables = if number == 0 { vec![table.name.clone()] } else { Vec::new() };
+                let tables = if number == 0 { vec![put_in(table, merge)] } else { Vec::new() };
                 action = action.undo(self.empty(&id, tables));
             }
             after.push(id);
@@ -371,10 +371,10 @@ impl Merging<'_> {
         let mark = if self.complete.is_some() { ", mark it as complete" } else { "" };
         let title = format!(
             "prove that {} in {} are those of the sources, check {}, advance {}{mark}",
-            plural(rows, "row"),
-            plural(op.tables.len() as u64, "table"),
-            plural(op.foreign_keys.len() as u64, "foreign key"),
-            plural(op.sequences.len() as u64, "sequence"),
+            counted(rows, "row"),
+            counted(op.tables.len() as u64, "table"),
+            counted(op.foreign_keys.len() as u64, "foreign key"),
+            counted(op.sequences.len() as u64, "sequence"),
         );
         let mut action =
             Action::new(PROVE, title, Op::ProveMerge(op), Effect::Transaction).after(after).estimate(None, Some(rows));
@@ -390,9 +390,15 @@ impl Merging<'_> {
         self.existing_rows == Existing::Refuse && self.complete.is_none_or(|complete| complete.undo.is_some())
     }
 
-    fn empty(&self, own: &str, tables: Vec<String>) -> Op {
+    fn empty(&self, own: &str, tables: Vec<(String, Option<u64>)>) -> Op {
         Op::EmptyTables(EmptyTables { into: self.place(), tables, first: Vec::new(), own: own.to_owned() })
     }
+}
+
+/// Returns a table with how many rows the merge puts in, unless rows with the same key are left out.
+fn put_in(table: &TableLayout, merge: &MergeFacts) -> (String, Option<u64>) {
+    let rows = merge.rows.get(&table.name).map_or(0, |rows| rows.values().sum());
+    (table.name.clone(), (table.conflict == Conflict::Fail).then_some(rows))
 }
 
 fn id_of(names: &BTreeSet<&str>) -> String {
@@ -421,7 +427,7 @@ fn deferred(group: &[TableLayout], schema: &str) -> Vec<(String, String, bool)> 
 
 /// Returns what a reader wants to know of the sources: rows by table.
 fn counts(merge: &MergeFacts) -> Vec<String> {
-    let mut lines = vec![format!("{}: {}", plural(merge.sources.len() as u64, "source"), shortened(&merge.sources))];
+    let mut lines = vec![format!("{}: {}", counted(merge.sources.len() as u64, "source"), shortened(&merge.sources))];
     if !merge.look_alikes.is_empty() {
         lines.push(format!("left out, not named by the plan: {}", shortened(&merge.look_alikes)));
     }
@@ -432,7 +438,7 @@ fn counts(merge: &MergeFacts) -> Vec<String> {
         let Some(rows) = merge.rows.get(&table.name) else { continue };
         let total: u64 = rows.values().sum();
         let full: Vec<(&String, &u64)> = rows.iter().filter(|(_, rows)| **rows > 0).collect();
-        let mut line = format!("{}: {}", on_one_line(&table.name), plural(total, "row"));
+        let mut line = format!("{}: {}", on_one_line(&table.name), counted(total, "row"));
         if full.len() <= NAMED {
             let each = table.parts.iter().filter_map(|part| Some((&part.label, rows.get(&part.label)?)));
             let each =
@@ -490,8 +496,4 @@ fn refusal(findings: &[&Finding], counts: &[String], dry_run: bool) -> StepError
         error = counts.iter().fold(error, |error, line| error.detail(format!("seen: {line}")));
     }
     error.help("nothing was changed; mend the sources or say in the plan what is to be done about each")
-}
-
-fn plural(count: u64, word: &str) -> String {
-    if count == 1 { format!("1 {word}") } else { format!("{count} {word}s") }
 }

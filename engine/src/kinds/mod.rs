@@ -21,6 +21,7 @@ pub mod declare;
 pub mod deprovision;
 pub mod dump;
 pub mod dump_source;
+pub mod fence;
 pub mod filter;
 pub mod merge_databases;
 pub mod merge_shards;
@@ -31,8 +32,10 @@ mod registry;
 pub mod repoint;
 pub mod restore;
 pub mod scale;
+pub mod schema_trial;
 pub mod sql;
 pub mod tunnel;
+pub mod unfence;
 pub mod vacuum;
 pub mod verify;
 
@@ -46,12 +49,15 @@ pub fn all() -> &'static [KindEntry] {
     static ALL: LazyLock<Vec<KindEntry>> = LazyLock::new(|| {
         vec![
             entry::<verify::Verify>(),
+            entry::<schema_trial::SchemaTrial>(),
             entry::<record::Record>(),
             entry::<scale::Scale>(),
             entry::<repoint::Repoint>(),
             entry::<command::Command>(),
             entry::<tunnel::Tunnel>(),
             entry::<approve::Approve>(),
+            entry::<fence::Fence>(),
+            entry::<unfence::Unfence>(),
             entry::<provision::Provision>(),
             entry::<create_database::CreateDatabase>(),
             entry::<deprovision::Deprovision>(),
@@ -85,6 +91,8 @@ pub trait Kind: DeserializeOwned + schemars::JsonSchema + Send + Sync + 'static 
     const SUMMARY: &'static str;
     /// A step as YAML, complete and valid, as a list item body (`dump: { from: source }`).
     const EXAMPLE: &'static str;
+    /// Keys that may name a step of the plan whose body then stands in their place, with the kind of that step.
+    const BORROWS: &'static [(&'static str, &'static str)] = &[];
 
     /// Says what the step uses, gives and refers to, and reports what is wrong with it, without touching anything.
     fn check(&self, to: &mut Declarations);

@@ -19,6 +19,9 @@ use crate::{
     secret::Text,
 };
 
+/// The programs that make a server on this machine and start it.
+pub const SERVER_PROGRAMS: [&str; 3] = ["initdb", "pg_ctl", "postgres"];
+
 /// How long a platform may take until a new database can be read, in milliseconds.
 const READY_WITHIN_MS: u64 = 30 * 60 * 1000;
 
@@ -32,7 +35,8 @@ const READY_WITHIN_MS: u64 = 30 * 60 * 1000;
 /// the loopback only, a random password (SCRAM). It goes on running after the run. Outputs: `url`, `port`, `data_dir`,
 /// `socket`.
 ///
-/// Taken back, the database is destroyed; one that was adopted stays.
+/// Taken back, the database is destroyed; one that was adopted stays, and so does a server in `data_dir` that an earlier
+/// run made.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Provision {
@@ -199,7 +203,7 @@ impl Provision {
 
 impl Managed {
     fn actions(&self, cx: &ExpandCx<'_>) -> Result<ActionGraph, StepError> {
-        cx.clients.of_major(&["initdb", "pg_ctl", "postgres"], self.version)?;
+        cx.clients.of_major(&SERVER_PROGRAMS, self.version)?;
         let folder = match &self.data_dir {
             Some(folder) => cx.plan_dir.join(folder),
             None => default_folder(cx.run_dir, cx.step),
@@ -207,7 +211,7 @@ impl Managed {
         let port = self.port.map_or_else(|| "a free port".to_owned(), |port| format!("port {port}"));
         let title =
             format!("make a PostgreSQL {} server in {}, on {port} of the loopback", self.version, folder.display());
-        let undo = Op::RemoveCluster { folder: folder.clone() };
+        let undo = Op::RemoveCluster { folder: folder.clone(), of_this_run: true };
         let op = Op::CreateCluster(CreateCluster {
             version: self.version,
             folder,
@@ -260,7 +264,8 @@ fn database(platform: &Platform) -> Result<&Read, StepError> {
 }
 
 /// Returns the folder for a server that the plan gives no place, where the user it runs as can reach it.
-fn default_folder(run_dir: &Path, step: &str) -> PathBuf {
+/// Returns where the server of a step lies; one that root starts must be where its user may go.
+pub(super) fn default_folder(run_dir: &Path, step: &str) -> PathBuf {
     if geteuid().is_root() {
         let run = run_dir.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
         Path::new("/var/lib/pgplan").join(format!("{run}-{step}"))

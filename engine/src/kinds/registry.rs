@@ -25,6 +25,8 @@ pub struct KindEntry {
     pub summary: &'static str,
     /// A step as YAML, as a list item's body.
     pub example: &'static str,
+    /// See [`Kind::BORROWS`].
+    pub borrows: &'static [(&'static str, &'static str)],
     /// Returns the schema of the step's body.
     pub schema: fn(&mut SchemaGenerator) -> Schema,
     /// Returns a rendered body as this kind.
@@ -76,6 +78,7 @@ pub(super) fn entry<K: Kind>() -> KindEntry {
         group: K::GROUP,
         summary: K::SUMMARY,
         example: K::EXAMPLE,
+        borrows: K::BORROWS,
         schema: SchemaGenerator::subschema_for::<K>,
         decode: |node| yaml::decode::<K>(node).map(|kind| Box::new(kind) as Box<dyn ErasedKind>),
     }

@@ -13,6 +13,7 @@ use crate::{
     op::{
         Op,
         data::{Aspect, CompareClusters, CompareObjects, CompareRows, Comparison, JudgeComparison, Pair},
+        fence::StillQuietOp,
     },
     pattern::any_matches,
     postgres::quote::on_one_line,
@@ -36,6 +37,10 @@ const VERDICT: &str = "verdict";
 /// Every difference is named with both sides' values; the whole comparison is kept as JSON in the run's folder. What
 /// differs legitimately between versions (the `public` schema's rights before and after 15, MAINTAIN from 17 on,
 /// memberships that 16 makes itself, versions of extensions) is no difference.
+///
+/// When a `fence` around the left side stands, it is checked at the end that nothing has moved there since it was proved
+/// quiet; privileges of the fenced databases and `default_transaction_read_only`, which are not as they will be, are
+/// said when they differ, and do not count.
 ///
 /// Outputs: `equal`, `tables` (a list, with both sides' numbers), `rows`, `bytes`, `objects`, `differences`, `report`
 /// (the JSON file).
@@ -158,7 +163,8 @@ impl Kind for Verify {
                 }
             }
         }
-        Ok(self.judge(list))
+        let graph = self.judge(list);
+        Ok(self.prove(graph, cx))
     }
 }
 
@@ -286,6 +292,35 @@ impl Verify {
         let title = "judge what was found; compare once more what differs".to_owned();
         actions.push(Action::new(VERDICT, title, Op::JudgeComparison(op), Effect::Restart).after(ids));
         ActionGraph { jobs: self.jobs, warnings: list.warnings, ..ActionGraph::of(actions) }
+    }
+}
+
+/// Returns the objects of a fenced database that are not as they will be: a dump may have taken the fence along or not.
+fn marks_of_a_fence(database: &str) -> [String; 3] {
+    let setting = "default_transaction_read_only";
+    [
+        format!("database {database}:"),
+        format!("setting {database}:{setting}"),
+        format!("setting of role {database}:* {setting}"),
+    ]
+}
+
+impl Verify {
+    /// Lets the comparison count only if a fence around the left side has held to its end.
+    fn prove(&self, mut graph: ActionGraph, cx: &ExpandCx<'_>) -> ActionGraph {
+        let Some(mut verdict) = graph.actions.pop() else { return graph };
+        let compared = verdict.after.clone();
+        for (fence, quiet) in super::fence::proofs(&self.left, cx) {
+            let (id, title) = (format!("quiet:{fence}"), format!("check that nothing has moved since `{fence}`"));
+            verdict.after.push(id.clone());
+            if let Op::JudgeComparison(judge) = &mut verdict.op {
+                judge.ignore.extend(quiet.databases.keys().flat_map(|name| marks_of_a_fence(name)));
+            }
+            let op = Op::StillQuiet(StillQuietOp { fence, quiet });
+            graph.actions.push(Action::new(id, title, op, Effect::Restart).after(compared.clone()));
+        }
+        graph.actions.push(verdict);
+        graph
     }
 }
 

@@ -90,7 +90,14 @@ impl Part {
     /// Returns the query that gives its rows as they are merged (keys that go through a map still as they were).
     #[must_use]
     pub fn select(&self, columns: &[String]) -> String {
-        let one = |filled: &Filled| format!("{} AS {}", filled.expression, ident(&filled.column));
+        let one = |filled: &Filled| {
+            let name = ident(&filled.column);
+            if filled.expression == format!("s.{name}") {
+                filled.expression.clone()
+            } else {
+                format!("{} AS {name}", filled.expression)
+            }
+        };
         let wanted = self.filled.iter().filter(|filled| columns.contains(&filled.column));
         let list = wanted.map(one).collect::<Vec<_>>().join(", ");
         format!("SELECT {list} FROM {} s", self.relation())
@@ -241,6 +248,7 @@ impl Maker<'_> {
                 filled.push(Filled { column: column.name.clone(), expression, mapped: None });
             };
             if self.spec.provenance.as_ref() == Some(&column.name) {
+                used.insert(&column.name);
                 fill(format!("{}::pg_catalog.text", literal(&source.label)));
                 continue;
             }
@@ -418,6 +426,13 @@ impl Maker<'_> {
         if relation.hides_rows {
             self.block(&name, "row-level security hides the target's rows from this role");
         }
+        let conflict = self.spec.conflict(&name);
+        if conflict != Conflict::Fail && self.spec.triggers && !relation.rules.is_empty() {
+            self.block(
+                &name,
+                "PostgreSQL takes no ON CONFLICT on a table with rules; say `triggers: false`, or drop the rules",
+            );
+        }
         let method = self.spec.keys.as_ref().map(|keys| keys.method);
         let columns = changed.get(&name);
         let mut done = Vec::new();
@@ -443,7 +458,6 @@ impl Maker<'_> {
         let common = common.filter(|column| done.iter().all(|part| fills(part, column))).collect();
         let own = columns.and_then(|columns| columns.iter().find(|(_, root)| **root == name));
         let own_new_key = own.filter(|_| method == Some(Method::NewId)).map(|(column, _)| column.clone());
-        let conflict = self.spec.conflict(&name);
         TableLayout { name, relation, common, parts: done, conflict, own_new_key }
     }
 
@@ -503,14 +517,17 @@ impl TableLayout {
         self.relation.foreign_keys.iter().filter(inside).collect()
     }
 
-    /// Returns the unique keys, but those of new keys that cannot collide.
+    /// Returns the unique keys, but those with a new key in them: two sources never get the same.
     pub fn keys(&self) -> impl Iterator<Item = &UniqueKey> {
-        let own = self.own_new_key.as_deref();
-        self.relation.keys.iter().filter(move |key| {
-            !own.is_some_and(|own| {
-                key.columns.as_ref().is_some_and(|columns| columns.iter().any(|column| column == own))
-            })
-        })
+        let mapped = |column: &String| {
+            let filled =
+                self.parts.iter().flat_map(|part| part.filled.iter().filter(move |filled| filled.column == *column));
+            filled.into_iter().any(|filled| filled.mapped.is_some())
+        };
+        self.relation
+            .keys
+            .iter()
+            .filter(move |key| !key.columns.as_ref().is_some_and(|columns| columns.iter().any(mapped)))
     }
 
     /// Returns whether an identity column that the server alone fills takes values of the sources.

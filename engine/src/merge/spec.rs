@@ -289,6 +289,6 @@ mod tests {
     fn a_list_has_look_alikes_too() {
         let names = vec!["shard_2".to_owned(), "shard_3".to_owned()];
         let spec = spec(Selection::Schemas { database: "d".to_owned(), names });
-        assert_eq!(look_alikes(&spec, &there()), ["shard_0_backup", "shard_10", "shard_x"]);
+        assert_eq!(look_alikes(&spec, &there()), ["shard_10", "shard_0_backup", "shard_x"]);
     }
 }

@@ -158,8 +158,8 @@ impl ProveMerge {
 pub struct EmptyTables {
     /// Where the tables are.
     pub into: Place,
-    /// The tables, those that refer to others first.
-    pub tables: Vec<String>,
+    /// The tables, with how many rows the merge put in where that is known beforehand.
+    pub tables: Vec<(String, Option<u64>)>,
     /// SQL before it, in the same transaction.
     pub first: Vec<Text>,
     /// The id of the action that is taken back, in its step.

@@ -1,9 +1,11 @@
 //! Operations as the dry run shows them: the command line or SQL that would be used, secrets by name.
 
 use super::{
-    Exec, Expected, FilterOp, Op, RestoreOp,
+    DumpOp, Exec, Expected, FilterOp, Op, RestoreOp,
     data::{RunSql, SqlSource},
+    fence::{Access, FenceOp},
     merge::FillTables,
+    trial::TrialOp,
 };
 use crate::{
     postgres::quote::{ident, on_one_line, qualified},
@@ -20,19 +22,24 @@ impl Op {
             Self::Tunnel(tunnel) => tunnel.exec.shown(),
             Self::RestoreFile { backup, .. } => vec![format!("from {}", backup.display())],
             Self::CreateCluster(cluster) => vec![format!("in {}", cluster.folder.display())],
-            Self::RemoveCluster { folder } => vec![format!("rm -r {}", folder.display())],
+            Self::RemoveCluster { folder, .. } => vec![format!("rm -r {}", folder.display())],
             Self::Restore(restore) => restore.shown(),
             Self::RunSql(sql) => sql.shown(),
             Self::CreateDatabase(new) => vec![new.sql(new.name.as_deref().unwrap_or("?"))],
             Self::DropDatabase(old) => vec![format!("DROP DATABASE {}", ident(old.name.as_deref().unwrap_or("?")))],
             Self::Dump(dump) => vec![dump.command_line()],
             Self::Filter(filter) => filter.shown(),
+            Self::Fence(fence) => fence.shown(),
+            Self::SchemaTrial(trial) => trial.shown(),
+            Self::Unfence(unfence) => unfence.before.iter().map(Access::shown).collect(),
             Self::FillTables(fill) => fill.shown(),
             Self::ProveMerge(proof) => {
                 proof.complete.iter().map(|sql| format!("then, in the same transaction: {sql}")).collect()
             }
             Self::EmptyTables(empty) => {
-                let delete = |table: &String| format!("DELETE FROM {}", qualified(&empty.into.schema, table));
+                let delete = |(table, _): &(String, Option<u64>)| {
+                    format!("DELETE FROM {}", qualified(&empty.into.schema, table))
+                };
                 empty.first.iter().map(ToString::to_string).chain(empty.tables.iter().map(delete)).collect()
             }
             // Their titles say it all.
@@ -40,6 +47,8 @@ impl Op {
             | Self::Vacuum(_)
             | Self::Compare { .. }
             | Self::JudgeComparison(_)
+            | Self::StillQuiet(_)
+            | Self::EndTrial(_)
             | Self::MapKeys(_)
             | Self::Approve { .. }
             | Self::Remember { .. } => Vec::new(),
@@ -51,6 +60,38 @@ impl FilterOp {
     fn shown(&self) -> Vec<String> {
         let rules = Filter::new(self.rules.clone()).map(|filter| filter.rules()).unwrap_or_default();
         rules.iter().map(ToString::to_string).collect()
+    }
+}
+
+impl TrialOp {
+    fn shown(&self) -> Vec<String> {
+        let dumps = self.roles.iter().chain(std::iter::once(&self.schema)).map(DumpOp::command_line);
+        let rules = Filter::new(self.rules.clone()).map(|filter| filter.rules()).unwrap_or_default();
+        dumps.chain(rules.iter().map(ToString::to_string)).collect()
+    }
+}
+
+impl FenceOp {
+    fn shown(&self) -> Vec<String> {
+        let mut lines: Vec<String> = self.before.iter().map(|access| format!("before: {}", access.shown())).collect();
+        let stay = self.allow_roles.iter().map(|role| format!("role {role}"));
+        let stay: Vec<String> = stay.chain(self.allow_applications.iter().cloned()).collect();
+        if !stay.is_empty() {
+            lines.push(format!("stay: {}", stay.join(", ")));
+        }
+        lines
+    }
+}
+
+impl Access {
+    fn shown(&self) -> String {
+        let acl = self.acl.as_deref().unwrap_or("default privileges");
+        let limit = match self.connection_limit {
+            -1 => "no connection limit".to_owned(),
+            limit => format!("connection limit {limit}"),
+        };
+        let read_only = self.read_only.as_deref().map_or_else(String::new, |value| format!(", read-only {value}"));
+        on_one_line(&format!("{}: {acl}, {limit}{read_only}", self.name))
     }
 }
 

@@ -8,6 +8,7 @@
 //! `PostgreSQL` refuses to run as root, so root starts it as another user.
 
 use std::{
+    collections::BTreeMap,
     fs::{self, File, OpenOptions},
     io::{self, Read as _, Write as _},
     net::TcpListener,
@@ -24,11 +25,14 @@ use nix::{
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize};
 
+pub(crate) mod clone;
+
 use super::PerformCx;
 use crate::{
     action::{Output, OutputValue},
     error::{ErrorKind, StepError},
     op::CreateCluster,
+    postgres::ConnInfo,
     secret::percent_encode,
     tool::{Client, Finished, Program},
 };
@@ -50,6 +54,9 @@ struct Stamp {
     port: u16,
     /// Whether it was made to the end.
     complete: bool,
+    /// The run that made it; absent where that was not yet noted.
+    #[serde(default)]
+    run: Option<String>,
 }
 
 /// Makes the server and starts it; one that is there already is started.
@@ -77,7 +84,7 @@ pub async fn create(op: &CreateCluster, cx: &PerformCx) -> Result<Output, StepEr
     let already_done = made.is_some();
     let cluster = match made {
         Some(made) => made,
-        None => make(op, cx).await?,
+        None => make(op, None, cx).await?,
     };
     cluster.start(cx).await?;
     let summary = format!("runs on port {} in {}", cluster.stamp.port, cluster.folder.display());
@@ -91,12 +98,17 @@ pub async fn create(op: &CreateCluster, cx: &PerformCx) -> Result<Output, StepEr
     Ok(output)
 }
 
-/// Stops the server and removes its folder; one that is not there counts as removed.
+/// Stops the server and removes its folder; one that is not there counts as removed. One that another run made stays
+/// when only this run's is to go.
 ///
 /// # Errors
 /// [`ErrorKind::Refused`] when pgplan did not make the folder, [`ErrorKind::Tool`] when the server does not stop.
-pub async fn remove(folder: &Path, cx: &PerformCx) -> Result<Output, StepError> {
+pub async fn remove(folder: &Path, of_this_run: bool, cx: &PerformCx) -> Result<Output, StepError> {
     match Cluster::open(folder)? {
+        Some(cluster) if of_this_run && cluster.stamp.run.as_ref() != Some(&cx.run_id) => {
+            let summary = format!("the server in {} stays: this run has not made it", folder.display());
+            Ok(Output { already_done: true, ..Output::said(summary) })
+        }
         Some(cluster) => {
             cluster.remove(cx).await?;
             Ok(Output::said(format!("stopped the server and removed {}", folder.display())))
@@ -121,7 +133,8 @@ struct Cluster {
     stamp: Stamp,
 }
 
-async fn make(op: &CreateCluster, cx: &PerformCx) -> Result<Cluster, StepError> {
+/// Makes a server by initdb, or as a copy of the one that `from` leads to.
+async fn make(op: &CreateCluster, from: Option<&ConnInfo>, cx: &PerformCx) -> Result<Cluster, StepError> {
     let client = cx.clients.of_major(&["initdb", "pg_ctl", "postgres"], op.version)?;
     let user = server_user(op.run_as.as_deref())?;
     let failed = |error: &io::Error| StepError::io("make the server's folder", &op.folder, error);
@@ -147,12 +160,16 @@ async fn make(op: &CreateCluster, cx: &PerformCx) -> Result<Cluster, StepError> 
             superuser: op.superuser.clone(),
             port: op.port.unwrap_or(0),
             complete: false,
+            run: Some(cx.run_id.clone()),
         },
     };
     cluster.write_stamp()?;
     let password = random_password()?;
     cx.redactor.add(&format!("steps.{}.outputs.url", cx.step), &password);
-    cluster.init(op, &password, client, cx).await?;
+    match from {
+        None => cluster.init(op, &password, client, cx).await?,
+        Some(from) => cluster.clone_of(from, op, &password, client, cx).await?,
+    }
     cluster.choose_port(op, &password, cx).await?;
     cluster.stamp.complete = true;
     cluster.write_stamp()?;
@@ -228,14 +245,7 @@ impl Cluster {
                 self.stamp.bin.display()
             ))
         })?;
-        let mut conf = vec![("listen_addresses".to_owned(), "127.0.0.1".to_owned())];
-        let socket = self.socket().map(|folder| folder.display().to_string()).unwrap_or_default();
-        conf.push(("unix_socket_directories".to_owned(), socket));
-        conf.extend(op.settings.clone());
-        let mut text = String::from("\n# written by pgplan\n");
-        for (name, value) in conf {
-            text.push_str(&format!("{name} = '{}'\n", value.replace('\\', r"\\").replace('\'', "''")));
-        }
+        let text = "\n# written by pgplan\n".to_owned() + &self.conf(&op.settings);
         let file = self.data().join("postgresql.conf");
         let failed = |error: &io::Error| StepError::io("write", &file, error);
         // The folder belongs to another user, who must not be able to lead root elsewhere.
@@ -243,6 +253,16 @@ impl Cluster {
         let mut conf =
             OpenOptions::new().append(true).custom_flags(nofollow).open(&file).map_err(|error| failed(&error))?;
         conf.write_all(text.as_bytes()).and_then(|()| conf.sync_all()).map_err(|error| failed(&error))
+    }
+
+    /// Returns lines of `postgresql.conf`: where the server listens, and these settings.
+    fn conf(&self, settings: &BTreeMap<String, String>) -> String {
+        let socket = self.socket().map(|folder| folder.display().to_string()).unwrap_or_default();
+        let own = [("listen_addresses", "127.0.0.1"), ("unix_socket_directories", socket.as_str())];
+        let settings = settings.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+        let line =
+            |(name, value): (&str, &str)| format!("{name} = '{}'\n", value.replace('\\', r"\\").replace('\'', "''"));
+        own.into_iter().chain(settings).map(line).collect()
     }
 
     /// Starts the server on the port of the plan, else on a free one: between finding and taking it, it may be taken.

@@ -26,6 +26,7 @@ pub mod dump;
 pub mod edit;
 pub mod exec;
 pub(crate) mod existing_dump;
+pub mod fence;
 pub mod filter;
 pub mod idle;
 pub mod merge;
@@ -33,6 +34,7 @@ pub(crate) mod parse;
 mod remember;
 pub mod restore;
 pub mod run_sql;
+pub mod schema_trial;
 mod session;
 mod text;
 pub mod tunnel;
@@ -86,7 +88,7 @@ pub async fn perform(op: &Op, cx: &PerformCx) -> Result<Output, StepError> {
         Op::EditFile(op) => edit::edit(op, cx).await,
         Op::RestoreFile { path, backup } => edit::restore(path, backup).await,
         Op::CreateCluster(op) => cluster::create(op, cx).await,
-        Op::RemoveCluster { folder } => cluster::remove(folder, cx).await,
+        Op::RemoveCluster { folder, of_this_run } => cluster::remove(folder, *of_this_run, cx).await,
         Op::Dump(op) => dump::dump(op, cx).await,
         Op::Filter(op) => filter::filter(op, cx).await,
         Op::Restore(op) => restore::restore(op, cx).await,
@@ -97,6 +99,11 @@ pub async fn perform(op: &Op, cx: &PerformCx) -> Result<Output, StepError> {
         Op::Vacuum(op) => vacuum::vacuum(op, cx).await,
         Op::Compare { comparison } => compare::compare(comparison, cx).await,
         Op::JudgeComparison(op) => compare::judge(op, cx).await,
+        Op::Fence(op) => fence::fence(op, cx).await,
+        Op::Unfence(op) => fence::unfence(op, cx).await,
+        Op::StillQuiet(op) => fence::still_quiet(op, cx).await,
+        Op::SchemaTrial(op) => Box::pin(schema_trial::schema_trial(op, cx)).await,
+        Op::EndTrial(place) => schema_trial::end_trial(place, cx).await,
         Op::MapKeys(op) => merge::map_keys(op, cx).await,
         Op::FillTables(op) => merge::fill(op, cx).await,
         Op::ProveMerge(op) => merge::prove(op, cx).await,

@@ -16,6 +16,9 @@ use crate::{
     error::{ErrorKind, StepError},
 };
 
+/// The longest value that is shown, bytes; all are in the outputs.
+const SHOWN: usize = 200;
+
 /// Gives the values as outputs; with `file` also writes them as JSON into the run's folder.
 ///
 /// # Errors
@@ -41,7 +44,11 @@ pub(super) fn remember(
             })
             .map_err(|error| StepError::io("write", &path, &error))?;
     }
-    let shown: Vec<String> = values.iter().map(|(name, value)| format!("{name}: {value}")).collect();
+    let shown = values.iter().map(|(name, value)| match value.to_string() {
+        text if text.len() <= SHOWN => format!("{name}: {text}"),
+        _ => format!("{name} is noted"),
+    });
+    let shown: Vec<String> = shown.collect();
     let outputs = values.iter().map(|(name, value)| (name.clone(), OutputValue::Plain(value.clone()))).collect();
     Ok(Output { outputs, summary: shown.join(", "), ..Output::default() })
 }

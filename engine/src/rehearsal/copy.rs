@@ -125,7 +125,7 @@ pub(super) async fn all(
 
 /// Refuses names that the plan does not have, and passwords on the command line.
 fn refuse_unknown(plan: &Plan, options: &Options) -> Result<(), StepError> {
-    let named = options.addresses.keys().chain(options.backups.keys()).chain(&options.empty);
+    let named = options.addresses.keys().chain(options.backups.keys()).chain(&options.empty).chain(&options.clones);
     for name in named {
         if !plan.databases.contains_key(name) {
             let error = StepError::new(ErrorKind::Plan, format!("the plan has no database `{name}`"));
@@ -305,7 +305,15 @@ impl Copier<'_> {
             locale: if origin.like.locale.is_empty() { "C.UTF-8".to_owned() } else { origin.like.locale.clone() },
             settings: origin.like.settings.clone(),
         };
-        let made = perform::perform(&Op::CreateCluster(cluster), &self.cx("cluster", Addresses::default())).await?;
+        let cx = self.cx("cluster", Addresses::default());
+        let cloned = origin.names.iter().any(|(name, ..)| self.options.clones.contains(name));
+        let made = match origin.info.as_ref().filter(|_| cloned) {
+            Some(from) => {
+                say(format!("{list}: cloning {} to a throwaway server by pg_basebackup", origin.facts.label));
+                perform::cluster::clone::create(&cluster, from, &cx).await?
+            }
+            None => perform::perform(&Op::CreateCluster(cluster), &cx).await?,
+        };
         let Some(OutputValue::Secret(Some(url))) = made.outputs.get("url") else {
             return Err(StepError::new(ErrorKind::Internal, "a new server tells no address"));
         };
@@ -316,7 +324,7 @@ impl Copier<'_> {
             say(format!("{list}: {reservation}"));
         }
         let mut share = 1.0;
-        if let Some(info) = &origin.info {
+        if let Some(info) = origin.info.as_ref().filter(|_| !cloned) {
             say(format!(
                 "{list}: copying {} ({}, PostgreSQL {}) to a throwaway server",
                 origin.facts.label,
@@ -327,7 +335,7 @@ impl Copier<'_> {
         } else if let Some(dump) = &origin.backup {
             say(format!("{list}: restoring {} into a throwaway server of version {major}", dump.path.display()));
             self.fill_from_backup(origin, dump, &to).await?;
-        } else {
+        } else if !cloned {
             self.make_database(&origin.names[0].2, &to).await?;
         }
         self.let_in(origin, &to).await?;
@@ -510,8 +518,11 @@ impl Copier<'_> {
         roles.sort_unstable();
         roles.dedup();
         let password = literal(self.password.expose_secret());
-        let mut sql: Vec<String> =
+        // Copies take no other; a server may be set to make md5 ones still.
+        let mut sql = vec!["SET password_encryption = 'scram-sha-256'".to_owned()];
+        let passwords: Vec<String> =
             roles.iter().map(|role| format!("ALTER ROLE {} PASSWORD {password}", ident(role))).collect();
+        sql.extend(passwords);
         sql.push("CHECKPOINT".to_owned());
         self.run(to, "set the passwords of a copy", &sql).await
     }

@@ -72,7 +72,7 @@ async fn remove_server(server: &Path, folder: &Path) -> Result<(), StepError> {
         if attempt > 0 {
             tokio::time::sleep(PAUSE).await;
         }
-        result = perform::cluster::remove(server, &plain_cx(folder)).await.map(drop);
+        result = perform::cluster::remove(server, false, &plain_cx(folder)).await.map(drop);
         if result.is_ok() {
             break;
         }

@@ -49,6 +49,8 @@ pub struct Options {
     pub addresses: BTreeMap<String, String>,
     /// Databases that are filled from a dump file instead of the real server: name → file.
     pub backups: BTreeMap<String, PathBuf>,
+    /// Databases whose server is copied physically, by `pg_basebackup`.
+    pub clones: BTreeSet<String>,
     /// Databases that are not looked at: an empty server takes their place, and their secrets are not read.
     pub empty: BTreeSet<String>,
     /// Which share of the rows is copied, 0 to 1; absent = all.

@@ -20,9 +20,9 @@ use crate::{
     error::{ErrorKind, StepError},
     event::{EventKind, Outcome},
     op::{Op, merge},
-    plan::{Downtime, Step},
+    plan::{Downtime, Plan, Step},
     schedule::{self, Next},
-    state::StepStatus,
+    state::{ActionState, RunState, StepState, StepStatus},
 };
 
 impl Run<'_> {
@@ -59,7 +59,11 @@ impl Run<'_> {
     pub(crate) async fn end<W: World>(&mut self, world: &Arc<W>, stop: &Stop, ending: &Ending) -> Result<(), RunError> {
         let mut warnings = Vec::new();
         if matches!(ending, Ending::Ended(Outcome::Succeeded | Outcome::Undone)) {
-            warnings = world.settle(self.receipted(), self.outputs()).await;
+            let outputs = self.outputs();
+            match receipted(self.plan, &self.state, |step| world.own_undo(step, Arc::clone(&outputs))) {
+                Ok(databases) => warnings = world.settle(databases, outputs).await,
+                Err(error) => warnings.push(format!("the receipts could not be dropped: {error}")),
+            }
         }
         warnings.extend(world.close().await);
         let mut events: Vec<EventKind> =
@@ -69,20 +73,6 @@ impl Run<'_> {
             Ending::Interrupted => EventKind::RunInterrupted { by: stop.by().to_owned() },
         });
         self.record(events)
-    }
-
-    /// Returns the databases of the plan in which the run's steps, or what took them back, may have left receipts.
-    fn receipted(&self) -> BTreeMap<String, Receipted> {
-        let actions = self.state.steps.values().flat_map(|step| &step.actions);
-        let begun = actions.filter(|action| action.started_at.is_some());
-        let mut all = BTreeMap::new();
-        for (database, wide) in
-            begun.filter_map(|action| receipted_in(&action.action.op)).chain(self.taken_back_in.iter().cloned())
-        {
-            let widest = all.entry(database).or_insert(wide);
-            *widest = wide.max(*widest);
-        }
-        all
     }
 
     async fn turn<W: World>(
@@ -377,8 +367,36 @@ impl Run<'_> {
     }
 }
 
+/// Returns the databases of the plan in which a run's steps, or what took them back, may have left receipts; `own` gives
+/// what a step's own `undo` says.
+///
+/// # Errors
+/// When a step's own `undo` cannot be rendered.
+pub fn receipted(
+    plan: &Plan,
+    state: &RunState,
+    own: impl Fn(&Step) -> Result<Option<Option<Op>>, StepError>,
+) -> Result<BTreeMap<String, Receipted>, StepError> {
+    let begun = |step: &StepState| step.actions.iter().any(|action| action.started_at.is_some());
+    let actions = state.steps.values().flat_map(|step| &step.actions).filter(|action| action.started_at.is_some());
+    let backs =
+        |action: &ActionState| action.action.undo.as_deref().filter(|_| state.going_back).and_then(receipted_in);
+    let mut found: Vec<_> =
+        actions.flat_map(|action| receipted_in(&action.action.op).into_iter().chain(backs(action))).collect();
+    for step in plan.steps.iter().filter(|step| state.going_back && state.steps.get(&step.id).is_some_and(begun)) {
+        found.extend(own(step)?.flatten().as_ref().and_then(receipted_in));
+    }
+    let mut all = BTreeMap::new();
+    for (database, wide) in found {
+        let widest = all.entry(database).or_insert(wide);
+        *widest = wide.max(*widest);
+    }
+    Ok(all)
+}
+
 /// Returns the database of the plan in which an operation leaves receipts, and whether others of its server get some.
-pub(crate) fn receipted_in(op: &Op) -> Option<(String, Receipted)> {
+#[must_use]
+pub fn receipted_in(op: &Op) -> Option<(String, Receipted)> {
     match op {
         Op::RunSql(sql) if sql.transaction && !sql.read_only => Some((sql.database.clone(), Receipted::Database)),
         Op::Restore(restore) => Some((restore.into.clone(), Receipted::Server)),

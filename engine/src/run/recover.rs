@@ -11,7 +11,7 @@ pub const MOST_CUTS: u32 = 50;
 impl Run<'_> {
     /// Decides about actions that a dead or interrupted session left begun, about volatile ones, and about steps whose
     /// text has changed.
-    pub(super) fn recover(&mut self, changed: &[String]) -> Result<(), RunError> {
+    pub(super) fn recover(&mut self, changed: &[String], most_cuts: u32) -> Result<(), RunError> {
         let early = self.come_too_early();
         self.record(early)?;
         let mut events = Vec::new();
@@ -28,7 +28,7 @@ impl Run<'_> {
                 events.extend(match action.status {
                     ActionStatus::Started => Some(match action.action.effect {
                         Effect::Opaque => EventKind::ActionIndeterminate { step, action: id },
-                        Effect::Transaction | Effect::Probe | Effect::Restart if action.cuts + 1 >= MOST_CUTS => {
+                        Effect::Transaction | Effect::Probe | Effect::Restart if action.cuts + 1 >= most_cuts => {
                             EventKind::ActionIndeterminate { step, action: id }
                         }
                         Effect::Transaction | Effect::Probe | Effect::Restart => {
@@ -37,6 +37,9 @@ impl Run<'_> {
                     }),
                     ActionStatus::Finished if action.action.volatile && wanted_later => {
                         Some(reset("what it gave ended with the last session"))
+                    }
+                    ActionStatus::Finished if action.action.proof && wanted_later && !self.is_ended(&step) => {
+                        Some(reset("what it proved may not hold any more"))
                     }
                     _ => None,
                 });
@@ -93,6 +96,15 @@ impl Run<'_> {
         });
         let events = events.collect();
         self.record(events)
+    }
+
+    /// Returns whether a step has begun to end what this one set up.
+    fn is_ended(&self, step: &str) -> bool {
+        let begun = |id: &str| {
+            let state = self.state.steps.get(id);
+            state.is_some_and(|state| state.actions.iter().any(|action| action.started_at.is_some()))
+        };
+        self.plan.steps.iter().any(|later| later.ends(step) && begun(&later.id))
     }
 
     fn has_unfinished_descendant(&self, step: &str) -> bool {

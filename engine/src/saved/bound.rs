@@ -7,11 +7,13 @@ use serde::{Deserialize, Serialize};
 use crate::{
     error::{ErrorKind, StepError},
     facts::{Depth, ServerFacts},
+    kinds::provision::SERVER_PROGRAMS,
+    lookup::plan_error,
     perform::compare::inventory::{self, Objects},
     plan::Plan,
     postgres::{ConnInfo, Session},
     survey,
-    template::Known,
+    template::{self, Known},
     tool::version_name,
     world::Real,
 };
@@ -167,6 +169,26 @@ fn programs(wanted: &Wanted, facts: &ServerFacts, world: &Real) -> BTreeMap<Stri
         Err(_) => "missing".to_owned(),
     };
     wanted.programs.iter().map(|program| ((*program).to_owned(), version(program))).collect()
+}
+
+/// Returns the versions of the programs that make the servers of the plan, by step.
+///
+/// # Errors
+/// When a step cannot be rendered.
+pub(super) fn server_programs(plan: &Plan, world: &Real) -> Result<BTreeMap<String, String>, StepError> {
+    let names = world.names_at_start();
+    let mut programs = BTreeMap::new();
+    for step in plan.steps.iter().filter(|step| step.kind == "provision") {
+        let body = template::render(&step.body, &names.scope).map_err(|problems| plan_error(&problems))?.to_json();
+        let major = body["managed"]["version"].as_u64().and_then(|major| u32::try_from(major).ok());
+        let Some(major) = major else { continue };
+        let version = match world.clients.of_major(&SERVER_PROGRAMS, major) {
+            Ok(client) => version_name(client.version_num),
+            Err(_) => "missing".to_owned(),
+        };
+        programs.insert(step.id.clone(), version);
+    }
+    Ok(programs)
 }
 
 fn schema(server: &Objects, databases: &BTreeMap<String, Objects>) -> String {

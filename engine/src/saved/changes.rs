@@ -115,6 +115,11 @@ fn steps(before: &[SavedStep], now: &[SavedStep], changes: &mut Vec<Change>) {
 pub async fn of_servers(saved: &Saved, plan: &Plan, world: &Real) -> Result<Vec<Change>, StepError> {
     let now = bound::look(plan, world).await?;
     let mut changes = Vec::new();
+    for (step, old, new) in differing(&saved.programs, &bound::server_programs(plan, world)?) {
+        let said = |version: Option<&String>| version.map_or("unused", String::as_str).to_owned();
+        let (old, new) = (said(old), said(new));
+        changes.push(line(format!("step `{step}`: the server programs {new} would be used, were {old}")));
+    }
     for (name, before) in &saved.bound {
         match (before, now.get(name)) {
             (Bound::Looked(before), Some(Bound::Looked(now))) => of_database(name, before, now, &mut changes),

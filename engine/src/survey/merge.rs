@@ -25,6 +25,7 @@ use crate::{
         quote::{ident, literal, on_one_line},
         rows::{self, first},
     },
+    quantity::counted,
 };
 
 /// The sessions of a look.
@@ -250,10 +251,8 @@ async fn count(spec: &Spec, facts: &mut MergeFacts, sessions: &Sessions) -> Resu
     }
     if !facts.merged_already {
         let found = facts.held.iter().map(|(table, rows)| {
-            let message = format!(
-                "the target holds {rows} {} already; empty it, or say `existing_rows: keep`",
-                if *rows == 1 { "row" } else { "rows" }
-            );
+            let message =
+                format!("the target holds {} already; empty it, or say `existing_rows: keep`", counted(*rows, "row"));
             Finding::of(Severity::Blocks, table, message)
         });
         facts.findings.extend(found);

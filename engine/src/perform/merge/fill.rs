@@ -19,6 +19,7 @@ use crate::{
         quote::{ident, ident_list, literal, on_one_line, qualified},
         rows::{first, number, rows},
     },
+    quantity::counted,
 };
 
 /// Where rows of another database wait for what becomes of them.
@@ -61,12 +62,8 @@ async fn in_transaction(op: &FillTables, cx: &PerformCx, sessions: &Sessions) ->
     }
     let sources: u64 =
         filled.values().map(|table| table.rows.values().filter(|rows| **rows > 0).count() as u64).max().unwrap_or(0);
-    let summary = format!("{total} {} from {sources} {}", word(total, "row"), word(sources, "source"));
+    let summary = format!("{} from {}", counted(total, "row"), counted(sources, "source"));
     Ok(Output { outputs: outputs_of(&filled)?, summary, rows: Some(total), ..Output::default() })
-}
-
-fn word(count: u64, one: &str) -> String {
-    if count == 1 { one.to_owned() } else { format!("{one}s") }
 }
 
 /// Turns triggers and rules off, or on again as they were; nobody else sees it before the commit.
@@ -221,7 +218,7 @@ async fn with_conflicts(
         let differ = first(session, "compare rows of one key", &sql).await?;
         let differ: u64 = differ.and_then(|text| text.parse().ok()).unwrap_or_default();
         if differ > 0 {
-            let message = format!("{differ} {} another row has the key of and not the values", word(differ, "row"));
+            let message = format!("{} with the key of another row and other values", counted(differ, "row"));
             return Err(StepError::new(ErrorKind::Verification, message)
                 .help("make the rows the same, or say `on_conflict: keep` for this table; nothing of it was merged"));
         }
@@ -246,8 +243,8 @@ async fn nowhere(session: &Session, table: &FillTable, part: &Part, select: &str
         if count > 0 {
             let example = found.first().and_then(|row| row.get(1)).unwrap_or_default();
             let message = format!(
-                "{count} {} of column {} to a key of {to} that is not there, for example {example}",
-                word(count, "reference"),
+                "{} of column {} to a key of {to} that is not there, for example {example}",
+                counted(count, "reference"),
                 on_one_line(&filled.column)
             );
             let help = "mend the references in the source, or leave the column out of `keys.references`";

@@ -12,6 +12,7 @@ use crate::{
         quote::{ident, literal, qualified},
         rows::first,
     },
+    quantity::counted,
 };
 
 /// Gives every row of the sources its new key; what its receipt says is done already is not done again.
@@ -60,7 +61,7 @@ async fn in_transaction(op: &MapKeys, sessions: &Sessions) -> Result<Output, Ste
     execute(target, "index the map of keys", &sql).await?;
     let count = first(target, "count the keys", &format!("SELECT pg_catalog.count(*) FROM {map}")).await?;
     let keys: u64 = count.and_then(|count| count.parse().ok()).unwrap_or_default();
-    let mut output = Output::said(format!("{keys} new keys"));
+    let mut output = Output::said(counted(keys, "new key"));
     output.rows = Some(keys);
     Ok(output)
 }

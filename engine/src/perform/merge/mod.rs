@@ -154,9 +154,10 @@ fn receipt_name(cx: &PerformCx, action: &str) -> String {
     format!("{}/{action}", cx.receipt_step())
 }
 
-/// Returns what an item of `for_each` puts before the names of its actions.
+/// Returns what an item of `for_each` puts before the names of its actions; what takes an action back is named after it.
 fn item_prefix<'a>(cx: &'a PerformCx, own: &str) -> &'a str {
-    cx.action.strip_suffix(own).unwrap_or_default()
+    let action = cx.action.strip_prefix("undo-").unwrap_or(&cx.action);
+    action.strip_suffix(own).unwrap_or_default()
 }
 
 fn outputs_of(filled: &BTreeMap<String, Filled>) -> Result<Outputs, StepError> {

@@ -23,6 +23,7 @@ use crate::{
         quote::{ident, on_one_line, qualified},
         rows::{first, flag, number, rows},
     },
+    quantity::counted,
     receipt,
 };
 
@@ -83,11 +84,7 @@ impl Proof<'_> {
         wrong.extend(self.foreign_keys().await?);
         if !wrong.is_empty() {
             let count = wrong.len();
-            let places = if count == 1 { "one place" } else { "places" };
-            let message = match count {
-                1 => format!("the merge is not right in {places}"),
-                _ => format!("the merge is not right in {count} {places}"),
-            };
+            let message = format!("the merge is not right in {}", counted(count as u64, "place"));
             let error = StepError::new(ErrorKind::Verification, message);
             let error = wrong.into_iter().fold(error, StepError::detail);
             return Err(error.help(
@@ -164,7 +161,7 @@ impl Proof<'_> {
             let count = found.first().and_then(|row| number(row, 0)).unwrap_or_default();
             if count > 0 {
                 let (table, key) = (on_one_line(table), on_one_line(&key.name));
-                wrong.push(format!("{table}: {count} references of the foreign key {key} lead nowhere"));
+                wrong.push(format!("{table}: foreign key {key}: {} to nowhere", counted(count, "reference")));
             }
         }
         Ok(wrong)
@@ -198,12 +195,12 @@ impl Proof<'_> {
 
     fn output(&self, given: &BTreeMap<String, Given>, advanced: u64, mark: Mark) -> Output {
         let total: u64 = given.values().map(|given| given.rows.values().sum::<u64>()).sum();
-        let count = |count: usize, word: &str| format!("{count} {word}{}", if count == 1 { "" } else { "s" });
         let mut summary = format!(
-            "{} with {total} rows: contents equal, {} whole, {} advanced",
-            count(given.len(), "table"),
-            count(self.op.foreign_keys.len(), "foreign key"),
-            count(usize::try_from(advanced).unwrap_or_default(), "sequence"),
+            "{} with {}: contents equal, {} whole, {} advanced",
+            counted(given.len() as u64, "table"),
+            counted(total, "row"),
+            counted(self.op.foreign_keys.len() as u64, "foreign key"),
+            counted(advanced, "sequence"),
         );
         summary.push_str(match mark {
             Mark::Now => "; marked as complete",
@@ -221,7 +218,6 @@ impl Proof<'_> {
             .with("sequences", advanced)
             .with("marked", matches!(mark, Mark::Now | Mark::Already));
         output.already_done = self.op.by_another_run;
-        output.rows = Some(total);
         if matches!(mark, Mark::Unknown) {
             output.warnings.push(
                 "the target was merged before, and without `complete.unless` nobody can tell whether it is marked as \
@@ -273,8 +269,10 @@ fn judge(table: &FillTable, filled: &Filled, given: &Given, held: Rows, by_anoth
             let then = filled.rows.get(label).copied().unwrap_or_default();
             if then != *rows {
                 wrong.push(format!(
-                    "{name}: {} has changed since: {then} rows were merged, it has {rows} now",
-                    on_one_line(label)
+                    "{name}: {} has changed since: it had {} and has {} now",
+                    on_one_line(label),
+                    counted(then, "row"),
+                    counted(*rows, "row")
                 ));
             }
         }
@@ -285,9 +283,16 @@ fn judge(table: &FillTable, filled: &Filled, given: &Given, held: Rows, by_anoth
         }
     }
     if expected.rows != held.rows {
-        wrong.push(format!("{name}: the target holds {} rows, {} are expected", held.rows, expected.rows));
+        wrong.push(format!(
+            "{name}: the target holds {}, not {}",
+            counted(held.rows, "row"),
+            counted(expected.rows, "row")
+        ));
     } else if expected != held {
-        wrong.push(format!("{name}: {} rows as expected, and their contents differ from the sources'", held.rows));
+        wrong.push(format!(
+            "{name}: {} as expected, and their contents differ from the sources'",
+            counted(held.rows, "row")
+        ));
     }
     wrong
 }

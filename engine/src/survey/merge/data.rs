@@ -18,6 +18,7 @@ use crate::{
         quote::{ident, on_one_line, qualified},
         rows::{number, rows, text},
     },
+    quantity::counted,
 };
 
 /// How many examples are told of one finding.
@@ -45,17 +46,18 @@ pub(super) async fn count(
     session: &Session,
     parts: &[(usize, &Part)],
 ) -> Result<Vec<(String, u64, Vec<String>)>, StepError> {
-    let mut counted = Vec::new();
+    let mut all = Vec::new();
     for row in rows(session, "count the rows of the sources", &counts(parts)).await? {
         let number = number(&row, 0).unwrap_or_default();
         let Some((_, part)) = parts.iter().find(|(at, _)| *at as u64 == number) else { continue };
         let wrong = text(&row, 2).split(',').zip(&part.doubts).filter(|(count, _)| !matches!(*count, "" | "0"));
+        let rows = |count: &str| counted(count.parse().unwrap_or_default(), "row");
         let wrong =
-            wrong.map(|(count, (_, words))| format!("{count} rows are {words}, which the target does not allow"));
+            wrong.map(|(count, (_, words))| format!("{} with {words}, which the target does not allow", rows(count)));
         let rows = crate::postgres::rows::number(&row, 1).unwrap_or_default();
-        counted.push((part.label.clone(), rows, wrong.collect()));
+        all.push((part.label.clone(), rows, wrong.collect()));
     }
-    Ok(counted)
+    Ok(all)
 }
 
 /// What is asked, and of whom.
@@ -84,12 +86,6 @@ impl Asked<'_> {
     pub(super) async fn collisions(&self) -> Result<Vec<Finding>, StepError> {
         let mut findings = Vec::new();
         for table in self.facts.layout.tables() {
-            // One source alone keeps its own keys apart, as long as they are taken as they are.
-            let sides = table.parts.len() + usize::from(self.facts.held.contains_key(&table.name));
-            let told = table.parts.iter().any(|part| part.table != table.name);
-            if sides < 2 && !told {
-                continue;
-            }
             for key in table.keys() {
                 let columns = columns_of(table, key);
                 if table.parts.iter().all(|part| !columns.iter().all(|column| part.columns().contains(column))) {
@@ -145,16 +141,16 @@ impl Asked<'_> {
                 Severity::Blocks,
                 "remove them, give keys new values (`keys`), or choose another `on_conflict`".to_owned(),
             ),
-            Conflict::Keep => (Severity::Notes, format!("{} are left out, the first stays", plural(found.rows, "row"))),
+            Conflict::Keep => (Severity::Notes, format!("{} left out, the first stays", counted(found.rows, "row"))),
             Conflict::SkipIdentical => match self.differing(table, key).await? {
-                Some(0) => (Severity::Notes, format!("{} are the same and are taken once", plural(found.rows, "row"))),
-                Some(keys) => (Severity::Blocks, format!("{} have rows that differ", plural(keys, "key"))),
+                Some(0) => (Severity::Notes, format!("the same rows, {} left out", counted(found.rows, "row"))),
+                Some(keys) => (Severity::Blocks, format!("{} with rows that differ", counted(keys, "key"))),
                 None => (Severity::Notes, "rows that differ refuse the merge when they are met".to_owned()),
             },
         };
         let mut sources: BTreeSet<i64> = found.examples.iter().flat_map(|example| example.sources.clone()).collect();
         sources.retain(|source| !own(source));
-        let message = format!("{}: {} more than once: {examples}; {then}", name, plural(found.keys, "value"));
+        let message = format!("{}: {} more than once: {examples}; {then}", name, counted(found.keys, "value"));
         Ok(Finding { sources: sources.iter().map(label).collect(), ..Finding::of(severity, &table.name, message) })
     }
 
@@ -184,7 +180,7 @@ impl Asked<'_> {
                     let message = format!(
                         "foreign key {}: {} to rows of {} that are nowhere: {}",
                         on_one_line(&key.name),
-                        plural(count, "reference"),
+                        counted(count, "reference"),
                         on_one_line(&key.to_table),
                         examples
                             .iter()
@@ -339,8 +335,4 @@ async fn several(mut keys: Merged<'_>) -> Result<Collisions, StepError> {
         last = Some(key);
     }
     Ok(all)
-}
-
-fn plural(count: u64, word: &str) -> String {
-    if count == 1 { format!("1 {word}") } else { format!("{count} {word}s") }
 }
