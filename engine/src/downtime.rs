@@ -372,7 +372,7 @@ steps:
     command: { run: [a] }
   - id: verify
     needs: [dump, write]
-    sql: { database: source, sql: SELECT 1 }
+    sql: { database: source, run: SELECT 1 }
   - id: start
     downtime: end
     point_of_no_return: true
