@@ -9,7 +9,7 @@ use nix::unistd::geteuid;
 use serde_json::{Value, json};
 
 use crate::cluster::Cluster;
-use crate::env::{Outcome, TestEnv};
+use crate::env::{Outcome, TestEnv, bin_folder};
 use crate::live_plans::{files, plan};
 use crate::live_restore::{DATABASES, aptible_with, image, load_demo};
 
@@ -148,6 +148,14 @@ fn a_plan_is_rehearsed_without_touching_anything_real() {
     let share = sampled["servers"]["source"]["share"].as_f64().expect("a number");
     assert!((0.01..1.0).contains(&share), "{sampled:#}");
 
+    // A physical clone of the source, and for the target an empty server that nobody looks at.
+    let [_, address, ..] = addresses(&source, &target);
+    let more = ["--address".to_owned(), address, "--clone".into(), "source".into(), "--empty".into(), "target".into()];
+    let cloned = rehearse(&env, &more).expect(0);
+    assert!(cloned.stderr.contains("by pg_basebackup"), "{}", cloned.stderr);
+    assert!(cloned.stderr.contains("target: an empty server takes its place"), "{}", cloned.stderr);
+    assert_eq!(records(&env).last().expect("it is there")["outcome"], json!("succeeded"));
+
     // A run of the plan leaves its report, and the rehearsals were none of its runs.
     let done = crate::live_plans::apply(&env, "aptible-upgrade.yaml", &[], &["--yes"]).expect(0);
     assert!(done.stderr.contains("report.html"), "{}", done.stderr);
@@ -162,6 +170,34 @@ fn a_plan_is_rehearsed_without_touching_anything_real() {
     // Now the application's steps were measured, too.
     let dry = env.pgplan(&["plan", &file]).expect(0).stdout;
     assert!(dry.contains(", last run") && !dry.contains(", assumed"), "{dry}");
+    a_backup_is_rehearsed_with(&env, &target);
+}
+
+const FROM_BACKUP: &str = "\
+version: 1
+name: from-backup
+databases:
+  source: { url: postgresql://nobody@127.0.0.1:1/app, expect: { major: 18 } }
+steps:
+  - sql: { database: source, run: SELECT sum(n) FROM t, read_only: true, expect: { value: '6' } }
+";
+
+/// Rehearses with a dump in place of a server that cannot be reached, then with an address that holds a password.
+fn a_backup_is_rehearsed_with(env: &TestEnv, server: &Cluster) {
+    server.psql("postgres", "CREATE DATABASE app");
+    server.psql("app", "CREATE TABLE t AS SELECT generate_series(1, 3) AS n");
+    let mut dump = std::process::Command::new(bin_folder("18").join("pg_dump"));
+    dump.args(["--format=custom", "--no-owner", "--no-acl", "--file"]).arg(env.work().join("app.dump"));
+    dump.arg(format!("--dbname=postgresql://aptible@127.0.0.1:{}/app", server.port)).env("PGPASSWORD", PASSWORDS[1]);
+    assert!(dump.status().expect("pg_dump starts").success());
+    env.write("from-backup.yaml", FROM_BACKUP);
+    let said = env.pgplan(&["rehearse", "from-backup.yaml", "--backup", "source=app.dump"]).expect(0);
+    assert!(said.stderr.contains("restoring") && said.stderr.contains("was rehearsed"), "{}", said.stderr);
+    let address = "source=postgresql://aptible:S3cretOnTheLine@127.0.0.1/app";
+    let refused = env.pgplan(&["rehearse", "from-backup.yaml", "--address", address]).expect(2);
+    assert!(refused.stderr.contains("~/.pgpass") && !refused.stderr.contains("S3cretOnTheLine"), "{}", refused.stderr);
+    env.pgplan(&["rehearse", "from-backup.yaml", "--sample", "100"]).expect(2);
+    env.pgplan(&["rehearse", "from-backup.yaml", "--empty", "other"]).expect(2);
 }
 
 /// Kills a rehearsal while it fills its servers; the next one, of a sample, finds and removes them.

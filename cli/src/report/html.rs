@@ -414,3 +414,122 @@ fn about(out: &mut String, account: &Account) {
         ),
     );
 }
+
+#[cfg(test)]
+mod tests {
+    use jiff::Timestamp;
+    use pgplan_engine::event::Holder;
+    use serde_json::json;
+
+    use super::*;
+    use crate::report::{
+        account::{Action, Attempt, Failure, How, Session, Warning, Window},
+        markdown,
+    };
+
+    const HOSTILE: &str = "<script>alert(\"1\")</script>'&\u{1b}[31m| *x* `y`\n# z";
+
+    fn at(ms: i64) -> Timestamp {
+        Timestamp::from_millisecond(1_700_000_000_000 + ms).expect("a moment")
+    }
+
+    /// A run of two sessions, an hour apart, in which everything that people can name is hostile.
+    fn account() -> Account {
+        let by = Holder {
+            host: HOSTILE.to_owned(),
+            pid: 1,
+            started: 1,
+            user: HOSTILE.to_owned(),
+            version: "0".to_owned(),
+            since: at(0),
+        };
+        let session = |from, to| Session { from: at(from), to: at(to), by: by.clone(), ended: HOSTILE.to_owned() };
+        let attempt = |from, to, how| Attempt { from: at(from), to: at(to), how };
+        let action = Action {
+            id: HOSTILE.to_owned(),
+            title: HOSTILE.to_owned(),
+            said: format!("{HOSTILE} done"),
+            rows: Some(1_000),
+            bytes: Some(2_048),
+            attempts: vec![attempt(100, 1_000, How::Cut), attempt(3_600_000, 3_600_900, How::Done)],
+        };
+        let step = Step {
+            id: HOSTILE.to_owned(),
+            kind: "sql".to_owned(),
+            status: StepStatus::Failed,
+            from: Some(at(0)),
+            to: Some(at(3_600_900)),
+            reason: Some(HOSTILE.to_owned()),
+            error: Some(Failure {
+                message: HOSTILE.to_owned(),
+                details: vec![HOSTILE.to_owned()],
+                help: HOSTILE.to_owned(),
+            }),
+            actions: vec![action],
+            notes: vec![HOSTILE.to_owned()],
+        };
+        let table = json!({ "database": HOSTILE, "table": HOSTILE, "left": { "rows": 3, "digest": "abc" },
+            "right": { "rows": 4 }, "equal": false });
+        Account {
+            run: HOSTILE.to_owned(),
+            plan: HOSTILE.to_owned(),
+            path: HOSTILE.to_owned(),
+            fingerprint: "f".to_owned(),
+            status: "failed".to_owned(),
+            rehearsal: false,
+            started_at: Some(at(0)),
+            ended_at: Some(at(3_601_000)),
+            took_ms: 3_601_000,
+            sessions: vec![session(0, 1_000), session(3_600_000, 3_601_000)],
+            given: [(HOSTILE.to_owned(), HOSTILE.to_owned())].into(),
+            downtime: vec![Window {
+                begin_step: HOSTILE.to_owned(),
+                from: at(500),
+                end_step: None,
+                to: at(3_601_000),
+                ms: 3_600_500,
+            }],
+            servers: std::collections::BTreeMap::new(),
+            steps: vec![step],
+            verifications: vec![Verification {
+                step: HOSTILE.to_owned(),
+                equal: false,
+                said: HOSTILE.to_owned(),
+                tables: vec![table],
+                differences: vec![HOSTILE.to_owned()],
+                ignored: vec![HOSTILE.to_owned()],
+            }],
+            filters: vec![Filtered { step: HOSTILE.to_owned(), counts: [(HOSTILE.to_owned(), 2)].into(), list: None }],
+            warnings: vec![Warning { step: Some(HOSTILE.to_owned()), message: HOSTILE.to_owned() }],
+        }
+    }
+
+    #[test]
+    fn whatever_is_named_stays_text() {
+        let page = page(&account());
+        assert!(!page.contains("<script") && !page.contains("alert(\"") && !page.contains('\u{1b}'), "{page}");
+        assert!(page.matches("&lt;script&gt;").count() > 15);
+        let markdown = markdown::page(&account());
+        assert!(
+            !markdown.contains("<script") && !markdown.contains("\n# z") && !markdown.contains('\u{1b}'),
+            "{markdown}"
+        );
+        let rows = markdown.lines().filter(|line| line.starts_with("| 1") || line.starts_with("| <"));
+        assert_eq!(rows.count(), 0, "{markdown}");
+    }
+
+    #[test]
+    fn sessions_lie_side_by_side_however_long_nothing_ran() {
+        let account = account();
+        let scale = Scale::of(&account);
+        let [begin, cut, again, end] = [0, 1_000, 3_600_000, 3_601_000].map(|ms| scale.x(at(ms)));
+        assert!(begin.abs() < 0.01 && (cut - 485.0).abs() < 0.01, "{cut}");
+        assert!((again - 515.0).abs() < 0.01 && (end - 1_000.0).abs() < 0.01, "{again} {end}");
+        let band = timeline::band(&account, &scale, &account.steps[0].actions);
+        assert!(band.contains("class=\"cut\" x=\"48.50\"") && band.contains("class=\"down\""), "{band}");
+        assert_eq!(
+            table_row(&account.verifications[0].tables[0])[1..],
+            ["3", "4", "abc", "differs"].map(str::to_owned)
+        );
+    }
+}
