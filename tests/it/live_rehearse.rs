@@ -263,6 +263,8 @@ steps:
 fn a_downtime_over_its_budget_is_called_off_before_the_point_of_no_return() {
     let env = TestEnv::new();
     env.write("budget.yaml", BUDGET);
+    let dry = env.pgplan(&["plan", "budget.yaml"]).expect(0);
+    assert!(dry.stderr.contains("whether the budget of 400 ms will be kept"), "{}", dry.stderr);
     let said = env.pgplan(&["apply", "budget.yaml"]);
     assert_eq!(said.status.code(), Some(1), "{}", said.stderr);
     assert!(

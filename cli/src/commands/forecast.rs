@@ -114,6 +114,16 @@ pub(crate) fn lines(prediction: &Prediction) -> Vec<String> {
     lines
 }
 
+/// Returns the warning that a plan has a budget and nothing tells whether it will be kept.
+pub(super) fn unknown(plan: &Plan, prediction: Option<&Prediction>) -> Option<String> {
+    let budget = plan.downtime_budget.filter(|_| prediction.is_none())?;
+    let budget = duration(u64::try_from(budget.as_millis()).unwrap_or(u64::MAX));
+    let path = plan.path.display();
+    Some(format!(
+        "no rehearsal tells whether the budget of {budget} will be kept: `pgplan rehearse {path}` measures it"
+    ))
+}
+
 /// Returns the warning when a prediction passes the plan's budget, or may.
 pub(crate) fn warning(prediction: &Prediction) -> Option<String> {
     let budget = duration(prediction.budget_ms?);

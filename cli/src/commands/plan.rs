@@ -14,12 +14,17 @@ use pgplan_engine::{
 };
 
 use super::{
-    forecast::Measured,
+    forecast::{self, Measured},
     load::load,
     saved::{self, Given},
     state,
 };
-use crate::{args::PlanArgs, exit::Exit, report::preview as show, ui::Ui};
+use crate::{
+    args::PlanArgs,
+    exit::Exit,
+    report::preview as show,
+    ui::{Tone, Ui, paint},
+};
 
 /// How a preview is written.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
@@ -108,6 +113,9 @@ impl PlanCommand {
             let measured = Measured::read(ui, &plan, &runs, location.as_ref());
             preview.downtime = measured.forecast(&plan, &preview.servers).map(|forecast| forecast.whole());
             self.show(ui, &preview)?;
+            if let Some(warning) = forecast::unknown(&plan, preview.downtime.as_ref()) {
+                ui.say(format!("{} {warning}", paint("warning:", Tone::Warn)));
+            }
             let failed = preview.first_failure().map(|(step, error)| (step.to_owned(), Exit::of_error(error.kind)));
             match (failed, &self.out) {
                 (None, None) => Ok(Exit::Done),

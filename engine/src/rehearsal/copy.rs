@@ -113,7 +113,7 @@ pub(super) async fn all(
     files::write(&password_file, copier.password.expose_secret())?;
     let mut copied = Copied { databases: BTreeMap::new(), password_file, servers: BTreeMap::new(), sample: None };
     for (number, origin) in origins.iter().enumerate() {
-        let port = copier.copy(number, origin, &mut copied, say).await?;
+        let port = Box::pin(copier.copy(number, origin, &mut copied, say)).await?;
         for (name, user, dbname) in &origin.names {
             if let Some(database) = plan.databases.get(name) {
                 copied.databases.insert(name.clone(), moved(database, user, dbname, port));
@@ -182,7 +182,7 @@ impl Copier<'_> {
                 continue;
             }
             if let Some(file) = self.options.backups.get(name) {
-                origins.push(self.from_backup(name, database, file).await?);
+                origins.push(self.backed_up(name, database, file).await?);
                 continue;
             }
             let info = match self.options.addresses.get(name) {
@@ -249,7 +249,7 @@ impl Copier<'_> {
             })
     }
 
-    async fn from_backup(&self, name: &str, database: &Database, file: &Path) -> Result<Origin, StepError> {
+    async fn backed_up(&self, name: &str, database: &Database, file: &Path) -> Result<Origin, StepError> {
         let cx = self.cx("backup", Addresses::default());
         let dump = perform::existing_dump::look(file, &cx).await?;
         let major = database.expect.major.unwrap_or(dump.source_version_num / 10_000);
@@ -331,7 +331,7 @@ impl Copier<'_> {
                 bytes(sizes),
                 origin.facts.version
             ));
-            share = self.fill(origin, info, &to, copied, say).await?;
+            share = Box::pin(self.fill(origin, info, &to, copied, say)).await?;
         } else if let Some(dump) = &origin.backup {
             say(format!("{list}: restoring {} into a throwaway server of version {major}", dump.path.display()));
             self.fill_from_backup(origin, dump, &to).await?;

@@ -90,7 +90,7 @@ pub async fn prepare(
     let mut rehearsed = plan.clone();
     forget_secrets(&mut rehearsed, &options.empty);
     forget_programs(&mut rehearsed, say);
-    let copied = copy::all(&rehearsed, options, vars, cancel, say).await?;
+    let copied = Box::pin(copy::all(&rehearsed, options, vars, cancel, say)).await?;
     rehearsed.databases.extend(copied.databases);
     rehearsed.secrets.insert(SECRET.to_owned(), SecretSource::File(copied.password_file));
     let rehearsed = Arc::new(rehearsed);
