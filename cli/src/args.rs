@@ -61,6 +61,7 @@ pub(crate) enum Command {
     Abandon(commands::abandon::Abandon),
     Graph(commands::graph::GraphCommand),
     Kinds(commands::kinds::Kinds),
+    Explain(commands::explain::Explain),
     Schema(commands::schema::Schema),
     Completions(commands::completions::Completions),
     Man(commands::man::Man),

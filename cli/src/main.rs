@@ -69,6 +69,7 @@ fn dispatch(cli: &Cli, ui: &mut Ui) -> io::Result<Exit> {
         Command::Abandon(command) => command.run(ui, state),
         Command::Graph(command) => command.run(ui),
         Command::Kinds(command) => command.run(ui),
+        Command::Explain(command) => command.run(ui),
         Command::Schema(command) => command.run(ui),
         Command::Completions(command) => command.run(ui),
         Command::Man(_) => commands::man::Man::run(ui),

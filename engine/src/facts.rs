@@ -7,7 +7,8 @@ use serde::{Deserialize, Serialize};
 use crate::{
     artifact::DumpArtifact,
     merge::{Finding, Layout, Sequence, Spec},
-    op::{Exec, fence::Grant},
+    op::{Exec, fence::Grant, preflight::Preflight},
+    preflight::report::Report,
 };
 
 /// One read-only look that a kind asks for before it lists its actions.
@@ -28,6 +29,8 @@ pub enum Look {
         /// The program.
         exec: Exec,
     },
+    /// What a preflight would find now.
+    Preflight(Preflight),
     /// A dump that was made earlier. A dry run goes on when it is not there yet.
     Dump {
         /// The file or folder.
@@ -60,6 +63,9 @@ pub struct Facts {
     /// What programs printed: look key → capture name → value. A dry run that starts no program leaves the key out.
     #[serde(default)]
     pub programs: BTreeMap<String, BTreeMap<String, serde_json::Value>>,
+    /// What a preflight found, with the plan's waivers applied to it.
+    #[serde(default)]
+    pub preflight: Option<Report>,
     /// Dumps that were made earlier, by their file. A dry run leaves out those that are not there yet.
     #[serde(default)]
     pub dumps: BTreeMap<PathBuf, DumpArtifact>,

@@ -15,6 +15,7 @@ pub mod data;
 mod dump;
 pub mod fence;
 pub mod merge;
+pub mod preflight;
 pub mod trial;
 
 pub use dump::{Compat, Compress, DumpOp, Expected, ExpectedCode, FilterOp, OnError, Part, RestoreOp, Unmatched};
@@ -61,6 +62,8 @@ pub enum Op {
     },
     /// Judge what the comparisons of a step found.
     JudgeComparison(data::JudgeComparison),
+    /// Look for hazards between two servers.
+    Preflight(preflight::Preflight),
     /// Make a dump.
     Dump(DumpOp),
     /// Look through a dump and decide what of it is left out.

@@ -10,6 +10,7 @@ use crate::{
     error::StepError,
     facts::ServerFacts,
     plan::{Downtime, Plan, RunOn},
+    preflight::report::Report,
     run::{Opened, World},
     world::Real,
 };
@@ -69,6 +70,9 @@ pub struct StepPreview {
     pub point_of_no_return: bool,
     /// Whether a failure would be tolerated.
     pub continue_on_error: bool,
+    /// What its preflight finds now.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub preflight: Vec<Report>,
     /// What it would do.
     #[serde(flatten)]
     pub outcome: StepOutcome,
@@ -119,6 +123,7 @@ pub async fn preview(plan: &Arc<Plan>, world: &Real) -> Preview {
             downtime: step.downtime,
             point_of_no_return: step.point_of_no_return,
             continue_on_error: step.continue_on_error,
+            preflight: world.reports_of(&step.id),
             outcome,
         });
     }
@@ -130,6 +135,31 @@ pub async fn preview(plan: &Arc<Plan>, world: &Real) -> Preview {
         steps,
         downtime: None,
     }
+}
+
+/// Looks for hazards as the preflight steps of the plan do, or as one would if there were one; changes nothing.
+///
+/// Returns the step of each report, or `None` for one that no step asks for.
+///
+/// # Errors
+/// What a step fails with before it has found anything; what the servers said.
+pub async fn preflights(plan: &Arc<Plan>, world: &Real) -> Result<Vec<(Option<String>, Report)>, StepError> {
+    let mut found = Vec::new();
+    let mut any = false;
+    for step in plan.steps.iter().filter(|step| step.kind == "preflight") {
+        any = true;
+        let opened = world.open(step, Arc::new(BTreeMap::new())).await;
+        let reports = world.reports_of(&step.id);
+        match opened {
+            // It fails because of what it found, which is in its report.
+            Err(error) if reports.is_empty() => return Err(error),
+            Err(_) | Ok(_) => found.extend(reports.into_iter().map(|report| (Some(step.id.clone()), report))),
+        }
+    }
+    if !any {
+        found.extend(world.implied_preflights().await?.into_iter().map(|report| (None, report)));
+    }
+    Ok(found)
 }
 
 impl Preview {

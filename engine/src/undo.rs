@@ -115,6 +115,7 @@ fn is_repeatable(op: &Op) -> bool {
         | Op::Vacuum(_)
         | Op::Compare { .. }
         | Op::JudgeComparison(_)
+        | Op::Preflight(_)
         | Op::Dump(_)
         | Op::Filter(_)
         | Op::Restore(_)
@@ -149,6 +150,7 @@ fn is_lasting(op: &Op) -> bool {
         | Op::Vacuum(_)
         | Op::Compare { .. }
         | Op::JudgeComparison(_)
+        | Op::Preflight(_)
         | Op::Dump(_)
         | Op::Filter(_)
         | Op::Unfence(_)

@@ -27,11 +27,10 @@ use crate::{
     document::{Question, Undo},
     each::{item_id, items_of, with_item},
     error::{ErrorKind, StepError},
-    facts::{Depth, Facts, Look, MergeFacts, ServerFacts},
+    facts::ServerFacts,
     journal::apart::Apart,
     kinds::{self, ExpandCx},
     lookup::{Lookup, plan_error},
-    merge,
     op::{
         Exec, Op, Probe,
         data::{RunSql, SqlExpect, SqlSource},
@@ -40,11 +39,11 @@ use crate::{
     plan::{Plan, Step},
     platforms::{self, Platforms},
     postgres::{ConnInfo, Environment, connect::connect_read_only},
+    preflight,
     preview::Server,
     redact::Redactor,
     run::{ActionCx, Opened, Receipted, Word, World},
     secret::Text,
-    survey,
     template::{self, Known, Scope},
     tool::{Clients, Places},
     vault::Vault,
@@ -52,6 +51,7 @@ use crate::{
 };
 
 mod expect;
+mod look;
 mod process;
 
 pub use process::{is_alive, this_process};
@@ -118,6 +118,7 @@ pub struct Real {
     checked: Mutex<BTreeSet<String>>,
     apart: Apart,
     seen: Mutex<BTreeMap<String, Server>>,
+    reports: Mutex<BTreeMap<String, Vec<preflight::report::Report>>>,
 }
 
 impl Real {
@@ -155,6 +156,7 @@ impl Real {
             idle: Arc::default(),
             checked: Mutex::default(),
             seen: Mutex::default(),
+            reports: Mutex::default(),
         };
         world.refuse_own_state().await?;
         Ok(world)
@@ -188,50 +190,6 @@ impl Real {
     /// Returns what names stand for before any step is done.
     pub fn names_at_start(&self) -> Lookup {
         self.names(&BTreeMap::new())
-    }
-
-    /// Looks at what a kind asks for.
-    async fn look(&self, looks: &[Look], names: &Lookup, cx: &PerformCx) -> Result<Facts, StepError> {
-        let mut facts = Facts::default();
-        for look in looks {
-            match look {
-                Look::Server { database, depth } => match names.connection(database)? {
-                    Known::Now(info) => {
-                        let depth = if self.must_be_empty(database) { Depth::Tables.max(*depth) } else { *depth };
-                        let server = survey::server(&info, depth).await?;
-                        self.expect(database, &server)?;
-                        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-                        seen.insert(database.clone(), Server::from(&server));
-                        drop(seen);
-                        facts.servers.insert(database.clone(), server);
-                    }
-                    Known::After(step) => {
-                        facts.servers_known_after.insert(database.clone(), step);
-                    }
-                },
-                Look::Program { key, exec } if self.settings.allow_programs => {
-                    let found = perform::exec::look(exec, cx).await?;
-                    facts.programs.insert(key.clone(), found);
-                }
-                Look::Program { .. } => {}
-                Look::Merge(spec) => facts.merge = self.look_at_merge(spec, names).await?,
-                Look::Dump { file } if self.settings.dry_run && !file.exists() => {}
-                Look::Dump { file } => {
-                    facts.dumps.insert(file.clone(), perform::existing_dump::look(file, cx).await?);
-                }
-            }
-        }
-        Ok(facts)
-    }
-
-    /// Looks at a merge when all its databases can be reached now.
-    async fn look_at_merge(&self, spec: &merge::Spec, names: &Lookup) -> Result<Option<MergeFacts>, StepError> {
-        let mut infos = BTreeMap::new();
-        for database in spec.read_databases().into_iter().chain([spec.into.database.clone()]) {
-            let Known::Now(info) = names.connection(&database)? else { return Ok(None) };
-            infos.insert(database, info);
-        }
-        survey::merge::look(spec, &infos).await.map(Some)
     }
 
     fn names(&self, outputs: &BTreeMap<String, Outputs>) -> Lookup {

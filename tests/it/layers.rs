@@ -20,15 +20,16 @@ enum Rule {
 }
 
 /// The section "Layers", in its order.
-const RULES: [Rule; 19] = [
-    Rule::Only { who: &["source", "secret", "error", "pattern", "spelling", "guard"], of: &[] },
+const RULES: [Rule; 20] = [
+    Rule::Only { who: &["source", "secret", "error", "explain", "pattern", "spelling", "guard"], of: &[] },
     Rule::Only { who: &["diagnostic"], of: &["source"] },
     Rule::Only { who: &["yaml"], of: &["diagnostic", "quantity", "secret", "source", "spelling"] },
     Rule::Only { who: &["sql"], of: &["error"] },
     Rule::Only { who: &["action"], of: &["op"] },
     Rule::Only { who: &["merge"], of: &["pattern", "postgres::quote"] },
     Rule::Only { who: &["op"], of: &["artifact", "merge", "postgres::quote", "secret", "sql"] },
-    Rule::Only { who: &["facts"], of: &["artifact", "merge", "op"] },
+    Rule::Only { who: &["facts"], of: &["artifact", "merge", "op", "preflight::report"] },
+    Rule::Only { who: &["preflight"], of: &["error", "facts", "op", "pattern", "postgres::quote", "quantity"] },
     Rule::Only {
         who: &["kinds"],
         of: &[
@@ -42,6 +43,7 @@ const RULES: [Rule; 19] = [
             "pattern",
             "platforms",
             "postgres::quote",
+            "preflight",
             "quantity",
             "receipt::SCHEMA",
             "secret",

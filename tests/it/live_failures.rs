@@ -109,7 +109,7 @@ fn an_unexpected_error_fails_the_restore_and_the_mended_plan_goes_on() {
     source.psql("postgres", "CREATE ROLE app; CREATE TABLE t AS SELECT 1 AS n; ALTER TABLE t OWNER TO app");
     move_plan(&env, &url(&source), &url(&target), MOVE);
     let said = apply(&env).expect(1).stderr;
-    has(&said, &["role \"app\" does not exist", "expected_errors"]);
+    has(&said, &["role \"app\" does not exist", "expected_errors", "pgplan explain missing_role", "CREATE ROLE app"]);
     target.psql("postgres", "CREATE ROLE app");
     has(&apply(&env).expect(0).stderr, &["1 step is done and is not repeated"]);
     assert_eq!(target.psql("postgres", "SELECT tableowner FROM pg_tables WHERE tablename = 't'"), "app");

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use pgplan_engine::kinds;
 use pgplan_engine::op::Parse;
 use pgplan_engine::platforms::{Command, Platform, Platforms, Read, ReadOne, Taken, Word};
+use pgplan_engine::preflight::{self, rule::Severity};
 use serde_json::Value;
 
 use crate::check::{bad_plans, said};
@@ -108,6 +109,39 @@ fn keys(page: &mut String, list_of_keys: &[Value], outer: &str) {
         };
         keys(page, list(key, "keys"), &inner);
     }
+}
+
+#[test]
+fn preflight_md_is_what_the_catalogue_says() {
+    let about = "What a [`preflight`](kinds.md#preflight) step, `pgplan check --live` and the dry run look for. A blocker fails the \
+                 step, unless a waiver covers it. Each rule has a code, which `pgplan explain CODE` tells more about, too.\n\n\
+                 Every rule is a read-only query on the server or in each database; none reads rows of users. What a role may not \
+                 ask is reported as not checked.";
+    let mut page = page("Hazards", about);
+    for severity in [Severity::Blocker, Severity::Warning, Severity::Note] {
+        let rules: Vec<_> = preflight::all().iter().filter(|rule| rule.severity == severity).collect();
+        line!(page, "\n## {}{}\n", severity.heading()[..1].to_uppercase(), &severity.heading()[1..]);
+        line!(page, "| code | what is found | versions |\n| --- | --- | --- |");
+        for rule in &rules {
+            line!(page, "| [`{0}`](#{0}) | {1} | {2} |", rule.code, cell(rule.title), rule.pairs);
+        }
+        for rule in rules {
+            line!(page, "\n### {}\n", rule.code);
+            line!(page, "Finds {}.\n", rule.title);
+            line!(page, "- Matters: {}, by {}", rule.pairs, rule.methods_in_words());
+            line!(page, "- Why: {}", rule.why);
+            line!(page, "- Fix: {}", rule.fix);
+            line!(page, "- [Release note or manual]({})", rule.link);
+            if let Some(why) = rule.untested {
+                line!(page, "- Untested on a real server: {why}");
+            }
+        }
+    }
+    line!(page, "\n## Hazards without a rule\n\n| hazard | what becomes of it |\n| --- | --- |");
+    for (hazard, becomes) in preflight::TAKEN_AWAY {
+        line!(page, "| {} | {} |", cell(hazard), cell(becomes));
+    }
+    compare("docs/reference/preflight.md", &page);
 }
 
 #[test]

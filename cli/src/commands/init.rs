@@ -16,7 +16,12 @@ struct Template {
 }
 
 /// The plans of `plans/`, each run by a test on real servers.
-const TEMPLATES: [Template; 8] = [
+const TEMPLATES: [Template; 9] = [
+    Template {
+        name: "version-upgrade",
+        summary: "A whole server to a newer major version",
+        text: include_str!("../../../plans/version-upgrade.yaml"),
+    },
     Template {
         name: "merge-shards",
         summary: "Many schemas of a database into one",

@@ -26,6 +26,7 @@ pub(crate) mod apply;
 pub(crate) mod approve;
 pub(crate) mod check;
 pub(crate) mod completions;
+pub(crate) mod explain;
 pub(crate) mod forecast;
 pub(crate) mod graph;
 pub(crate) mod init;

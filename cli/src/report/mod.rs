@@ -7,6 +7,7 @@ pub(crate) mod json;
 pub(crate) mod line;
 pub(crate) mod markdown;
 pub(crate) mod now;
+pub(crate) mod preflight;
 pub(crate) mod preview;
 pub(crate) mod summary;
 mod timeline;

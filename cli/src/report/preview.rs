@@ -10,6 +10,7 @@ use pgplan_engine::{
     quantity::counted,
 };
 
+use super::preflight;
 use crate::commands::forecast;
 use crate::ui::{Tone, bytes, count, paint};
 
@@ -28,6 +29,9 @@ pub(crate) fn text(preview: &Preview) -> String {
         let marks = marks(step).into_iter().map(|mark| format!("  {}", paint(mark, Tone::Warn))).collect::<String>();
         push(&mut out, "");
         push(&mut out, &format!("{} ({}){name}{marks}", paint(&step.id, Tone::Strong), step.kind));
+        for report in &step.preflight {
+            out.push_str(&preflight::text(report, "  "));
+        }
         match &step.outcome {
             StepOutcome::Would(graph) => actions(&mut out, graph),
             StepOutcome::Skipped(reason) => {
@@ -59,6 +63,9 @@ pub(crate) fn markdown(preview: &Preview) -> String {
         push(&mut out, &format!("\n### {} ({}){marks}\n", step.id, step.kind));
         if let Some(name) = &step.name {
             push(&mut out, &format!("{name}\n"));
+        }
+        for report in &step.preflight {
+            push(&mut out, &preflight::markdown(report, "####"));
         }
         match &step.outcome {
             StepOutcome::Would(graph) => markdown_actions(&mut out, graph),

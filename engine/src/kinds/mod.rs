@@ -26,6 +26,7 @@ pub mod filter;
 pub mod merge_databases;
 pub mod merge_shards;
 mod merging;
+pub mod preflight;
 pub mod provision;
 pub mod record;
 mod registry;
@@ -48,6 +49,7 @@ pub use registry::{Decoded, ErasedKind, KindEntry};
 pub fn all() -> &'static [KindEntry] {
     static ALL: LazyLock<Vec<KindEntry>> = LazyLock::new(|| {
         vec![
+            entry::<preflight::Preflight>(),
             entry::<verify::Verify>(),
             entry::<schema_trial::SchemaTrial>(),
             entry::<record::Record>(),

@@ -123,7 +123,7 @@ impl Kind for SchemaTrial {
                 return Err(StepError::new(ErrorKind::Internal, format!("the rules of `{step}` were not put in")));
             }
         };
-        let place = self.place(cx)?;
+        let place = self.place(server, cx)?;
         let what = match self.scope {
             DumpScope::Cluster => format!("the server of {}", self.source),
             DumpScope::Database => format!("{} of {}", on_one_line(&server.dbname), self.source),
@@ -144,7 +144,7 @@ impl Kind for SchemaTrial {
             encoding: server.database(&server.dbname).map(|database| database.encoding.clone()),
             rules,
             place: place.clone(),
-            expected: self.expected_errors.clone(),
+            expected: self.expected(&place),
             compat: self.compat,
         };
         let undo = Op::EndTrial(place);
@@ -154,7 +154,19 @@ impl Kind for SchemaTrial {
 }
 
 impl SchemaTrial {
-    fn place(&self, cx: &ExpandCx<'_>) -> Result<TrialPlace, StepError> {
+    /// Returns the errors that do not fail the step: the plan's, and that the superuser of a server made for the trial
+    /// is there.
+    fn expected(&self, place: &TrialPlace) -> Vec<Expected> {
+        let own = match place {
+            TrialPlace::Cluster(cluster) => {
+                Some(Expected::Message(format!("role \"{}\" already exists", cluster.superuser)))
+            }
+            TrialPlace::Database { .. } => None,
+        };
+        own.into_iter().filter(|own| !self.expected_errors.contains(own)).chain(self.expected_errors.clone()).collect()
+    }
+
+    fn place(&self, server: &ServerFacts, cx: &ExpandCx<'_>) -> Result<TrialPlace, StepError> {
         if let Some(on) = &self.target {
             let run = cx.run_dir.file_name().unwrap_or_default().to_string_lossy();
             let digest = blake3::hash(format!("{run}/{}", cx.step).as_bytes()).to_hex();
@@ -171,7 +183,8 @@ impl SchemaTrial {
             folder: default_folder(cx.run_dir, cx.step),
             port: None,
             run_as: self.run_as.clone(),
-            superuser: SUPERUSER.to_owned(),
+            // What the source's superuser granted, nobody else can grant.
+            superuser: if server.superuser { server.user.clone() } else { SUPERUSER.to_owned() },
             // Databases of any encoding fit.
             locale: "C".to_owned(),
             settings,

@@ -5,6 +5,7 @@ use super::{
     data::{RunSql, SqlSource},
     fence::{Access, FenceOp},
     merge::FillTables,
+    preflight::{Preflight, Waiver},
     trial::TrialOp,
 };
 use crate::{
@@ -42,6 +43,7 @@ impl Op {
                 };
                 empty.first.iter().map(ToString::to_string).chain(empty.tables.iter().map(delete)).collect()
             }
+            Self::Preflight(preflight) => preflight.shown(),
             // Their titles say it all.
             Self::EditFile(_)
             | Self::Vacuum(_)
@@ -53,6 +55,16 @@ impl Op {
             | Self::Approve { .. }
             | Self::Remember { .. } => Vec::new(),
         }
+    }
+}
+
+impl Preflight {
+    fn shown(&self) -> Vec<String> {
+        let waived = |waiver: &Waiver| {
+            let objects = if waiver.objects.is_empty() { "all of it".to_owned() } else { waiver.objects.join(", ") };
+            format!("waived until {}: {} ({objects}): {}", waiver.until, waiver.code, on_one_line(&waiver.reason))
+        };
+        self.waive.iter().map(waived).collect()
     }
 }
 

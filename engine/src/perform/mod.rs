@@ -31,6 +31,7 @@ pub mod filter;
 pub mod idle;
 pub mod merge;
 pub(crate) mod parse;
+pub mod preflight;
 mod remember;
 pub mod restore;
 pub mod run_sql;
@@ -104,6 +105,7 @@ pub async fn perform(op: &Op, cx: &PerformCx) -> Result<Output, StepError> {
         Op::StillQuiet(op) => fence::still_quiet(op, cx).await,
         Op::SchemaTrial(op) => Box::pin(schema_trial::schema_trial(op, cx)).await,
         Op::EndTrial(place) => schema_trial::end_trial(place, cx).await,
+        Op::Preflight(op) => preflight::preflight(op, cx).await,
         Op::MapKeys(op) => merge::map_keys(op, cx).await,
         Op::FillTables(op) => merge::fill(op, cx).await,
         Op::ProveMerge(op) => merge::prove(op, cx).await,

@@ -18,6 +18,7 @@ use crate::{
         trial::{TrialOp, TrialPlace},
     },
     postgres::{ConnInfo, Environment, connect::connect, connect::execute, quote::ident},
+    quantity::counted,
 };
 
 /// What the place of the trial is called among the plan's databases; no database of a plan can be called so.
@@ -104,9 +105,10 @@ async fn attempt(op: &TrialOp, cx: &PerformCx) -> Result<Output, StepError> {
     match errors {
         None => Ok(Output { summary: format!("the schema can be restored: {}", last.summary), ..last }),
         Some(error) => {
-            let count = error.details.len();
-            let noun = if count == 1 { "statement" } else { "statements" };
-            let message = format!("the schema cannot be restored as it is: {count} {noun} failed");
+            // Under each statement its cause may stand, indented.
+            let count = error.details.iter().filter(|line| !line.starts_with(' ')).count();
+            let failed = counted(count as u64, "statement");
+            let message = format!("the schema cannot be restored as it is: {failed} failed");
             let new = StepError { kind: ErrorKind::Verification, message, ..error };
             Err(new.help("mend the causes in the source, filter them out, or name them in `expected_errors`"))
         }

@@ -5,6 +5,7 @@ use tokio_postgres::error::DbError;
 use super::PerformCx;
 use crate::{
     error::{ErrorKind, StepError},
+    explain,
     postgres::{Session, sqlstate::kind_of},
     sql::Statement,
 };
@@ -79,6 +80,12 @@ pub(super) fn describe(
     if let Some(entry) = &item.entry {
         new.details.push(format!("archive entry: {entry}"));
     }
+    if let Some(db) = error.as_db_error()
+        && let Some(known) = explain::decode(db.code().code(), db.message(), db.where_().unwrap_or_default())
+    {
+        new.details.push(format!("cause: {} (`pgplan explain {}`)", cx.redactor.redact(&known.cause), known.code));
+        new.help = Some(cx.redactor.redact(&known.fix).into_owned());
+    }
     new.details.push(format!("database: {database}"));
     new.details.push(format!("statement: {}", item.statement().redacted(SHOWN)));
     new.details.extend(server.into_iter().map(|line| shorten(&cx.redactor.redact(&line))));
@@ -89,17 +96,8 @@ pub(super) fn describe(
 /// Makes a description into that of an error which the plan does not expect.
 pub(super) fn unexpected(mut new: StepError, message: &str) -> StepError {
     new.kind = ErrorKind::UnexpectedError;
-    let cause = match (new.sqlstate.as_deref(), message) {
-        (Some("42501" | "0LP01"), text) if text.contains("grant") => {
-            "give the grantor the role WITH ADMIN OPTION on the target first".to_owned()
-        }
-        (_, text)
-            if text.contains("unrecognized parameter") || text.contains("unrecognized configuration parameter") =>
-        {
-            "use `compat: strip`, which leaves out what the target does not know".to_owned()
-        }
-        _ => new.help.take().unwrap_or_else(|| "mend the cause in the source or the target".to_owned()),
-    };
+    // What is known about it was put in as its help.
+    let cause = new.help.take().unwrap_or_else(|| "mend the cause in the source or the target".to_owned());
     let shown = message.lines().next().unwrap_or_default();
     new.help = Some(format!(
         "{cause}, or add `{shown}` to `expected_errors`; then apply again: the restore goes on at this statement"

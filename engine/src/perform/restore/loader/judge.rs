@@ -152,8 +152,11 @@ impl Loader<'_> {
         let all = take(&mut self.errors);
         let count = all.len() as u64 + self.errors_unkept;
         let mut new = StepError::new(ErrorKind::UnexpectedError, format!("{count} statements failed unexpectedly"));
+        // One detail a statement, its cause on a line of its own.
         for error in &all {
-            new.details.push(format!("{}: {}", error.sqlstate.as_deref().unwrap_or("-----"), error.message));
+            let cause = error.details.iter().filter(|line| line.starts_with("cause: "));
+            let cause: String = cause.map(|line| format!("\n  {line}")).collect();
+            new.details.push(format!("{}: {}{cause}", error.sqlstate.as_deref().unwrap_or("-----"), error.message));
         }
         if self.errors_unkept > 0 {
             new.details.push(format!("and {} more", self.errors_unkept));
