@@ -334,6 +334,12 @@ impl Copier<'_> {
             share = Box::pin(self.fill(origin, info, &to, copied, say)).await?;
         } else if let Some(dump) = &origin.backup {
             say(format!("{list}: restoring {} into a throwaway server of version {major}", dump.path.display()));
+            if dump.scope == DumpScope::Database {
+                say(format!(
+                    "{list}: a dump of one database has no roles: all of it belongs to {} on the copy, without privileges",
+                    origin.like.superuser
+                ));
+            }
             self.fill_from_backup(origin, dump, &to).await?;
         } else if !cloned {
             self.make_database(&origin.names[0].2, &to).await?;
@@ -492,6 +498,8 @@ impl Copier<'_> {
         let rules = FilterRules {
             no_tablespaces: true,
             drop_passwords_of: vec![origin.like.superuser.clone()],
+            no_owner: dump.scope == DumpScope::Database,
+            no_acl: dump.scope == DumpScope::Database,
             ..FilterRules::default()
         };
         self.restore(DumpArtifact { rules: Some(rules), ..dump.clone() }, &origin.like.superuser, &cx).await?;
