@@ -6,6 +6,7 @@
 
 mod budget;
 mod drive;
+mod programs;
 mod recover;
 
 use std::{

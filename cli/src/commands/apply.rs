@@ -176,6 +176,7 @@ impl Apply {
             let measured = Measured::read(ui, &session.plan, &session.state.runs, Some(&session.state.location));
             wishes.budget = measured.budget(&session.plan, &world.servers_seen());
         }
+        let programs = world.programs();
         let world = Arc::new(faults::around(world));
         let (now, handle) = (Now::default(), bars.as_ref().map(Bar::handle));
         let reporters = self.shown.reporters(ui, bars, &now)?;
@@ -188,6 +189,9 @@ impl Apply {
             Ok(run) => run,
             Err(error) => return Ok(run_failed(ui, &error)),
         };
+        if let Err(error) = run.found_programs(programs) {
+            return Ok(run_failed(ui, &error));
+        }
         let stop = Stop::default();
         listen(&stop, &now, handle)?;
         let hints = ui.hints.clone();

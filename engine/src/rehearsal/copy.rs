@@ -14,14 +14,18 @@ use std::{
 use secrecy::{ExposeSecret as _, SecretString};
 use tokio_util::sync::CancellationToken;
 
-use super::{Options, SECRET, files, folder_of_servers, sample, settings};
+use super::{
+    Options, SECRET,
+    addresses::{Addresses, given},
+    files, folder_of_servers, sample, settings,
+};
 use crate::{
     action::OutputValue,
     artifact::{DumpArtifact, DumpFormat, DumpScope},
     error::{ErrorKind, StepError},
     facts::{Depth, ServerFacts},
     op::{Compat, Compress, CreateCluster, DumpOp, Expected, OnError, Op, Part, RestoreOp},
-    perform::{self, Databases, PerformCx, Progress, Reveal},
+    perform::{self, PerformCx, Progress},
     plan::{Database, Plan},
     postgres::{
         ConnInfo, Environment,
@@ -53,23 +57,6 @@ pub(super) struct Copied {
     pub(super) servers: BTreeMap<String, TimedServer>,
     /// What the sample is.
     pub(super) sample: Option<String>,
-}
-
-/// Addresses by name, for what is done before the plan runs.
-#[derive(Debug, Default, Clone)]
-pub(super) struct Addresses(BTreeMap<String, ConnInfo>);
-
-impl Databases for Addresses {
-    fn conninfo(&self, name: &str) -> Result<ConnInfo, StepError> {
-        let found = self.0.get(name).cloned();
-        found.ok_or_else(|| StepError::new(ErrorKind::Internal, format!("there is no server `{name}` to copy")))
-    }
-}
-
-impl Reveal for Addresses {
-    fn reveal(&self, name: &str) -> Result<SecretString, StepError> {
-        Err(StepError::new(ErrorKind::Internal, format!("copying needs no secret, and `{name}` was asked for")))
-    }
 }
 
 /// A real server, with the databases of the plan that lie on it.
@@ -568,17 +555,6 @@ fn is_made_by_the_plan(plan: &Plan, database: &Database) -> bool {
         step.is_some_and(|step| step.kind == "provision" && step.body.get("managed").is_some())
     };
     !database.after.is_empty() && database.after.iter().all(made)
-}
-
-/// Reads an address that was given on the command line, where no password may stand.
-fn given(name: &str, text: &str, environment: &Environment) -> Result<ConnInfo, StepError> {
-    let wrong = |message: String| StepError::new(ErrorKind::Plan, format!("--address {name}: {message}"));
-    let alone = ConnInfo::parse(text, &Environment::from_vars([])).map_err(|error| wrong(error.to_string()))?;
-    if alone.password.is_some() {
-        let error = wrong("a password on the command line can be seen by every user of this machine".to_owned());
-        return Err(error.help("put it into ~/.pgpass or the variable PGPASSWORD"));
-    }
-    ConnInfo::parse(text, environment).map_err(|error| wrong(error.to_string()))
 }
 
 /// Returns an empty server for a database that cannot be looked at.

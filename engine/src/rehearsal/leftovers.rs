@@ -106,7 +106,7 @@ fn entries(folder: &Path) -> Vec<PathBuf> {
 
 /// Returns surroundings that know no database and no secret.
 fn plain_cx(folder: &Path) -> PerformCx {
-    let nothing = Arc::new(super::copy::Addresses::default());
+    let nothing = Arc::new(super::addresses::Addresses::default());
     PerformCx {
         run_id: "rehearsal".to_owned(),
         session: 0,

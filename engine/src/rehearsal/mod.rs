@@ -9,6 +9,7 @@
 //! All of it lies in one folder and under one folder of servers, both named after the rehearsal, so that what a killed
 //! one has left is found and removed by the next ([`leftovers`]).
 
+mod addresses;
 pub mod copy;
 mod files;
 pub mod leftovers;
