@@ -156,6 +156,20 @@ pub struct ActionGraph {
     /// Steps after which the list is complete: in a dry run some actions depend on what those steps bring about.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub known_after: Vec<String>,
+    /// The servers that were looked at for it, by the database's name in the plan.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub servers: BTreeMap<String, SeenServer>,
+}
+
+/// A server as it was when a step was surveyed.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+pub struct SeenServer {
+    /// Address without the password.
+    pub label: String,
+    /// `server_version`.
+    pub version: String,
+    /// Size of the databases that people use, bytes.
+    pub bytes: u64,
 }
 
 impl ActionGraph {

@@ -207,6 +207,19 @@ impl ServerFacts {
         self.databases.iter().find(|database| database.name == name)
     }
 
+    /// Returns the rows of all tables in the databases that people use, by the planner's estimates; `None` unless all are
+    /// known.
+    #[must_use]
+    pub fn rows(&self) -> Option<u64> {
+        let mut sum = 0;
+        for database in self.user_databases() {
+            for table in database.tables.as_ref()?.iter().filter(|table| table.relkind == 'r') {
+                sum += table.rows?;
+            }
+        }
+        Some(sum)
+    }
+
     /// Returns the databases people use: no templates, connections allowed, by name.
     pub fn user_databases(&self) -> impl Iterator<Item = &DatabaseFacts> {
         self.databases.iter().filter(|database| !database.is_template && database.allows_connections)

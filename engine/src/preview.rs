@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     action::ActionGraph,
+    downtime::Prediction,
     error::StepError,
     facts::ServerFacts,
     plan::{Downtime, Plan, RunOn},
@@ -27,6 +28,9 @@ pub struct Preview {
     pub servers: BTreeMap<String, Server>,
     /// The steps in the order of the plan.
     pub steps: Vec<StepPreview>,
+    /// How long the application will be down, as far as rehearsals tell; the caller puts it in.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub downtime: Option<Prediction>,
 }
 
 /// A server in a preview.
@@ -42,6 +46,9 @@ pub struct Server {
     pub databases: usize,
     /// Their size in bytes.
     pub bytes: u64,
+    /// Rows of their tables as the planner estimates them, where the look went so far and all are known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rows: Option<u64>,
 }
 
 /// A step in a preview.
@@ -91,6 +98,7 @@ impl From<&ServerFacts> for Server {
             system_identifier: facts.system_identifier,
             databases: facts.user_databases().count(),
             bytes: facts.user_databases().map(|database| database.bytes).sum(),
+            rows: facts.rows(),
         }
     }
 }
@@ -101,7 +109,8 @@ pub async fn preview(plan: &Arc<Plan>, world: &Real) -> Preview {
     let mut steps = Vec::with_capacity(plan.steps.len());
     for step in &plan.steps {
         let outcome = match world.open(step, Arc::clone(&nothing_done)).await {
-            Ok(Opened::Actions(graph)) => StepOutcome::Would(graph),
+            // The preview names the servers once for all steps.
+            Ok(Opened::Actions(graph)) => StepOutcome::Would(ActionGraph { servers: BTreeMap::new(), ..graph }),
             Ok(Opened::Skipped(reason)) => StepOutcome::Skipped(reason),
             Err(error) => StepOutcome::Fails(error),
         };
@@ -124,6 +133,7 @@ pub async fn preview(plan: &Arc<Plan>, world: &Real) -> Preview {
         fingerprint: plan.fingerprint.clone(),
         servers: world.servers_seen(),
         steps,
+        downtime: None,
     }
 }
 

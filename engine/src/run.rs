@@ -4,6 +4,7 @@
 //! ask [`crate::schedule::next`] what can be done, make it durable, let workers do it, wait for what they say. The order is
 //! always: `started` is on disk → it is done → `finished` with its outputs is on disk → anything that depends on it.
 
+mod budget;
 mod drive;
 mod programs;
 mod recover;
@@ -224,6 +225,18 @@ pub struct Wishes {
     pub until: Option<String>,
     /// The folder where the run keeps its files.
     pub run_dir: PathBuf,
+    /// The longest downtime that is accepted.
+    pub budget: Option<Budget>,
+}
+
+/// The longest downtime that is accepted, and what is predicted of it.
+#[derive(Debug, Clone, Default)]
+pub struct Budget {
+    /// The longest downtime.
+    pub limit: Duration,
+    /// How long it will take from the begin of each point of no return to the end of the downtime; one that is not there
+    /// was never measured and counts as nothing.
+    pub rest: BTreeMap<String, Duration>,
 }
 
 pub(crate) enum Message {
@@ -243,6 +256,8 @@ pub struct Run<'a> {
     memory: BTreeMap<String, Outputs>,
     busy: Busy,
     ensured: BTreeSet<String>,
+    budget: Option<Budget>,
+    over_budget: bool,
 }
 
 impl<'a> Run<'a> {
@@ -313,7 +328,15 @@ impl<'a> Run<'a> {
             memory: BTreeMap::new(),
             busy: Busy::default(),
             ensured: BTreeSet::new(),
+            budget: None,
+            over_budget: false,
         }
+    }
+
+    /// Returns whether this session stopped before a point of no return because the downtime would pass its budget.
+    #[must_use]
+    pub fn is_over_budget(&self) -> bool {
+        self.over_budget
     }
 
     /// Returns the plan.

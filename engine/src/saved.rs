@@ -272,6 +272,7 @@ mod tests {
             path: "p.yaml".to_owned(),
             fingerprint: "f".to_owned(),
             servers: BTreeMap::new(),
+            downtime: None,
             steps: Vec::new(),
         };
         Saved {

@@ -23,14 +23,14 @@ pub use receipts::Left;
 pub use watch::Watch;
 
 use crate::{
-    action::{Action, ActionGraph, Output, OutputValue, Outputs},
+    action::{Action, ActionGraph, Output, OutputValue, Outputs, SeenServer},
     claim::Claims,
     diagnostic::Problems,
     document::{Question, Undo},
     each::{item_id, items_of, with_item},
     error::{ErrorKind, StepError},
-    event::Holder,
-    journal::{apart::Apart, sqlite::process_start},
+    facts::ServerFacts,
+    journal::apart::Apart,
     kinds::{self, ExpandCx},
     lookup::{Lookup, plan_error},
     op::{
@@ -54,6 +54,9 @@ use crate::{
 
 mod expect;
 mod look;
+mod process;
+
+pub use process::{is_alive, this_process};
 
 /// Who says yes.
 #[derive(Clone)]
@@ -120,22 +123,6 @@ pub struct Real {
     apart: Apart,
     seen: Mutex<BTreeMap<String, Server>>,
     reports: Mutex<BTreeMap<String, Vec<preflight::report::Report>>>,
-}
-
-/// Returns this process as the holder of a lease.
-#[must_use]
-pub fn this_process() -> Holder {
-    let pid = std::process::id();
-    let host = nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok());
-    let user = nix::unistd::User::from_uid(nix::unistd::geteuid()).ok().flatten();
-    Holder {
-        host: host.unwrap_or_else(|| "localhost".to_owned()),
-        pid,
-        started: process_start(pid).unwrap_or_default(),
-        user: user.map_or_else(|| nix::unistd::geteuid().to_string(), |user| user.name),
-        version: env!("CARGO_PKG_VERSION").to_owned(),
-        since: Timestamp::now(),
-    }
 }
 
 impl Real {
@@ -278,12 +265,14 @@ impl Real {
         };
         let looking = self.perform_cx(step, "look", 0, names, CancellationToken::new(), Progress::silent())?;
         let facts = self.look(&kind.looks(&cx)?, names, &looking).await?;
+        let servers = facts.servers.iter().map(|(name, server)| (name.clone(), seen(server))).collect();
         match kind.actions(&facts, &cx) {
+            Ok(graph) => Ok(ActionGraph { servers, ..graph }),
             Err(_) if self.settings.dry_run && !facts.servers_known_after.is_empty() => {
                 let after = facts.servers_known_after.values().cloned().collect();
                 Ok(ActionGraph { known_after: after, ..ActionGraph::default() })
             }
-            result => result,
+            Err(error) => Err(error),
         }
     }
 
@@ -309,6 +298,7 @@ impl Real {
             }
             whole.warnings.extend(graph.warnings);
             whole.known_after.extend(graph.known_after);
+            whole.servers.extend(graph.servers);
         }
         Ok(whole)
     }
@@ -474,6 +464,11 @@ impl Real {
             Err(error.help("apply again when it may go on"))
         }
     }
+}
+
+fn seen(server: &ServerFacts) -> SeenServer {
+    let Server { label, version, bytes, .. } = Server::from(server);
+    SeenServer { label, version, bytes }
 }
 
 /// Runs a query in a read-only session; yes is a first value that is true.

@@ -20,7 +20,7 @@ enum Rule {
 }
 
 /// The section "Layers", in its order.
-const RULES: [Rule; 19] = [
+const RULES: [Rule; 20] = [
     Rule::Only { who: &["source", "secret", "error", "explain", "pattern", "spelling", "guard"], of: &[] },
     Rule::Only { who: &["diagnostic"], of: &["source"] },
     Rule::Only { who: &["yaml"], of: &["diagnostic", "quantity", "secret", "source", "spelling"] },
@@ -60,7 +60,8 @@ const RULES: [Rule; 19] = [
         of: &["journal", "run", "state", "schedule", "plan", "document", "kinds", "world"],
     },
     Rule::Never { who: &["run"], of: &["kinds", "perform", "postgres", "tool", "world"] },
-    Rule::By { what: "run", who: &["attempt", "undo", "world", "preview"] },
+    Rule::Only { who: &["timing", "downtime"], of: &["error", "event", "op", "plan", "state", "timing"] },
+    Rule::By { what: "run", who: &["attempt", "undo", "world", "preview", "rehearsal"] },
     Rule::By { what: "journal", who: &["run", "undo", "world", "locate"] },
     Rule::By { what: "::miette", who: &["diagnostic"] },
     Rule::By { what: "::granit_parser", who: &["yaml"] },

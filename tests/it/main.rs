@@ -33,6 +33,7 @@ mod live_plans_upgrade;
 mod live_platforms;
 mod live_preflight;
 mod live_preview;
+mod live_rehearse;
 mod live_restore;
 mod live_saved;
 mod live_state;

@@ -16,8 +16,10 @@ use pgplan_engine::{
 
 use super::{
     abandon::forget,
+    forecast::Measured,
     journal_failed,
     plan::PlanCommand,
+    report,
     saved::Given,
     session::{Session, listen, run_failed},
     shown::Shown,
@@ -127,7 +129,7 @@ impl Apply {
         let consent = self.shown.consent(ui, bars.as_ref());
         let mut settings = session.settings(&id, resumed.as_ref(), platforms, consent.clone());
         settings.watch = self.shown.watch(bars.as_ref());
-        let wishes = Wishes { until: self.until.clone(), run_dir: settings.run_dir.clone() };
+        let mut wishes = Wishes { until: self.until.clone(), run_dir: settings.run_dir.clone(), budget: None };
         let world = match Real::new(Arc::clone(&session.plan), settings, crate::args::environment()).await {
             Ok(world) => world,
             Err(error) => {
@@ -171,17 +173,20 @@ impl Apply {
             ui.say(format!("run {} is given up", old.id));
             forget(ui, &world, &old).await;
         }
+        if session.plan.downtime_budget.is_some() {
+            let measured = Measured::read(ui, &session.plan, &session.state.runs, Some(&session.state.location));
+            wishes.budget = measured.budget(&session.plan, &world.servers_seen());
+        }
         let programs = world.programs();
         let world = Arc::new(faults::around(world));
         let (now, handle) = (Now::default(), bars.as_ref().map(Bar::handle));
         let reporters = self.shown.reporters(ui, bars, &now)?;
         let (plan, me) = (Arc::clone(&session.plan), session.me.clone());
         let forward = Direction::Forward { most_cuts: faults::most_cuts() };
-        let begun = match &resumed {
+        let mut run = match match &resumed {
             Some(_) => Run::resume(&plan, &mut session.journal, &id, me, forward, reporters),
             None => Run::begin(&plan, &mut session.journal, &id, me, reporters),
-        };
-        let mut run = match begun {
+        } {
             Ok(run) => run,
             Err(error) => return Ok(run_failed(ui, &error)),
         };
@@ -192,14 +197,17 @@ impl Apply {
         listen(&stop, &now, handle)?;
         let hints = ui.hints.clone();
         let command = |verb: &str| self.plan.command(verb, &hints);
-        match Box::pin(self.drive(&mut run, &world, &wishes, &stop, &consent)).await {
+        let told = match Box::pin(self.drive(&mut run, &world, &wishes, &stop, &consent)).await {
             // What led back was a step that failed, however well the way back went.
             Ok(ending @ Ending::Ended(Outcome::Undone)) => {
                 self.shown.tell(ui, &plan, run.state(), &ending, command).map(|_| Exit::Failed)
             }
             Ok(ending) => self.shown.tell(ui, &plan, run.state(), &ending, command),
-            Err(error) => Ok(run_failed(ui, &error)),
-        }
+            Err(error) => return Ok(run_failed(ui, &error)),
+        };
+        drop(run);
+        report::leave(ui, &session.journal, &id, &wishes.run_dir, &wishes.run_dir, false);
+        told
     }
 
     /// Drives the run; after a failed step the plan's `on_failure` may lead back.
@@ -218,7 +226,12 @@ impl Apply {
         if ending != Ending::Ended(Outcome::Failed) {
             return Ok(ending);
         }
-        let back = match (run.plan().on_failure, consent) {
+        let (mut back, reason) = match run.is_over_budget() {
+            true => (true, "the downtime would pass its budget"),
+            false => (false, "a step failed"),
+        };
+        back |= match (run.plan().on_failure, consent) {
+            _ if back => true,
             (OnFailure::Undo, _) => true,
             (OnFailure::Ask, Consent::Ask(ask)) => {
                 let ask = Arc::clone(ask);
@@ -228,7 +241,7 @@ impl Apply {
             }
             (OnFailure::Stop | OnFailure::Ask, _) => false,
         };
-        if back { run.undo(world, stop, "a step failed").await } else { Ok(ending) }
+        if back { run.undo(world, stop, reason).await } else { Ok(ending) }
     }
 
     fn refuse_changed(&self, ui: &mut Ui, plan: &Plan, old: &RunState) -> Option<Exit> {
@@ -282,7 +295,7 @@ pub(super) fn difference(before: &serde_json::Value, now: &serde_json::Value) ->
 }
 
 /// Returns an id that sorts by time and does not repeat: `20261121-093011-4f2a`.
-fn new_run_id() -> String {
+pub(super) fn new_run_id() -> String {
     let now = jiff::Timestamp::now();
     let spread = u32::try_from(now.subsec_nanosecond()).unwrap_or(0) ^ std::process::id();
     format!("{}-{:04x}", now.strftime("%Y%m%d-%H%M%S"), spread & 0xffff)

@@ -15,6 +15,7 @@ use pgplan_engine::{
 };
 
 use super::{
+    forecast::{self, Measured},
     load::load,
     saved::{self, Given},
     state,
@@ -23,7 +24,7 @@ use crate::{
     args::PlanArgs,
     exit::Exit,
     report::{looking, preview as show},
-    ui::Ui,
+    ui::{Tone, Ui, paint},
 };
 
 /// How a preview is written.
@@ -95,7 +96,7 @@ impl PlanCommand {
             dry_run: true,
             changed_before: BTreeSet::new(),
             approved: BTreeSet::new(),
-            state: location.and_then(|location| match location {
+            state: location.clone().and_then(|location| match location {
                 Location::Folder(_) => None,
                 Location::Server(info) => Some(*info),
             }),
@@ -110,8 +111,13 @@ impl PlanCommand {
                     return Ok(Exit::of_error(error.kind));
                 }
             };
-            let preview = preview(&plan, &world).await;
+            let mut preview = preview(&plan, &world).await;
+            let measured = Measured::read(ui, &plan, &runs, location.as_ref());
+            preview.downtime = measured.forecast(&plan, &preview.servers).map(|forecast| forecast.whole());
             self.show(ui, &preview)?;
+            if let Some(warning) = forecast::unknown(&plan, preview.downtime.as_ref()) {
+                ui.say(format!("{} {warning}", paint("warning:", Tone::Warn)));
+            }
             let failed = preview.first_failure().map(|(step, error)| (step.to_owned(), Exit::of_error(error.kind)));
             match (failed, &self.out) {
                 (None, None) => Ok(Exit::Done),

@@ -113,6 +113,14 @@ impl Shown {
         Ok(reporters)
     }
 
+    /// Prints the end state where that is wanted.
+    pub(crate) fn print(&self, ui: &mut Ui, state: &RunState) -> io::Result<()> {
+        if self.json {
+            ui.data(format!("{}\n", serde_json::to_string(state)?))?;
+        }
+        Ok(())
+    }
+
     /// Tells how a session has ended and what can be done next (`command` writes the line for a verb); returns the exit
     /// code.
     pub(crate) fn tell(
@@ -125,9 +133,7 @@ impl Shown {
     ) -> io::Result<Exit> {
         // A question that was left without an answer has the terminal still.
         ui.restore_terminal();
-        if self.json {
-            ui.data(format!("{}\n", serde_json::to_string(state)?))?;
-        }
+        self.print(ui, state)?;
         ui.say(summary::text(plan, state));
         let failed = plan
             .steps

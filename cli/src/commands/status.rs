@@ -72,7 +72,7 @@ impl Status {
 }
 
 /// Returns the steps in the order in which they came up; those never reached last.
-fn order(events: &[pgplan_engine::event::Event], state: &RunState) -> Vec<String> {
+pub(crate) fn order(events: &[pgplan_engine::event::Event], state: &RunState) -> Vec<String> {
     use pgplan_engine::event::EventKind;
     let mut order: Vec<String> = Vec::new();
     let mut add = |id: &String| {

@@ -15,6 +15,7 @@ use pgplan_engine::{
 };
 
 use super::{
+    report,
     saved::Given,
     session::{Session, listen, run_failed},
     shown::Shown,
@@ -111,10 +112,14 @@ impl Undo {
         listen(&stop, &now, handle)?;
         let hints = ui.hints.clone();
         let command = |verb: &str| self.plan.command(verb, &hints);
-        match run.undo(&world, &stop, "`pgplan undo` was called").await {
+        let told = match run.undo(&world, &stop, "`pgplan undo` was called").await {
             Ok(ending) => self.shown.tell(ui, &plan, run.state(), &ending, command),
-            Err(error) => Ok(run_failed(ui, &error)),
-        }
+            Err(error) => return Ok(run_failed(ui, &error)),
+        };
+        drop(run);
+        let run_dir = session.state.runs.join(&old.id);
+        report::leave(ui, &session.journal, &old.id, &run_dir, &run_dir, false);
+        told
     }
 }
 

@@ -11,6 +11,7 @@ use pgplan_engine::{
 };
 
 use super::preflight;
+use crate::commands::forecast;
 use crate::ui::{Tone, bytes, count, paint};
 
 /// How many actions of a step are written out; the rest is counted. JSON holds all.
@@ -40,6 +41,13 @@ pub(crate) fn text(preview: &Preview) -> String {
         }
     }
     push(&mut out, "");
+    if let Some(prediction) = &preview.downtime {
+        forecast::lines(prediction).iter().for_each(|line| push(&mut out, line));
+        if let Some(warning) = forecast::warning(prediction) {
+            push(&mut out, &format!("{} {warning}", paint("warning:", Tone::Warn)));
+        }
+        push(&mut out, "");
+    }
     push(&mut out, &totals(preview));
     out
 }
@@ -66,6 +74,13 @@ pub(crate) fn markdown(preview: &Preview) -> String {
                 push(&mut out, &format!("**would fail:** {error}\n"));
                 push(&mut out, &format!("_{}_", error.advice()));
             }
+        }
+    }
+    if let Some(prediction) = &preview.downtime {
+        push(&mut out, "\n### Downtime\n");
+        forecast::lines(prediction).iter().for_each(|line| push(&mut out, &format!("- {}", line.trim_start())));
+        if let Some(warning) = forecast::warning(prediction) {
+            push(&mut out, &format!("\n> warning: {warning}"));
         }
     }
     push(&mut out, &format!("\n{}", totals(preview)));

@@ -39,7 +39,7 @@ pub(super) enum Found {
     /// The dump.
     Dump(Box<DumpArtifact>),
     /// In a dry run: nothing to work on yet. The graph says after which step, the text which dump is meant.
-    NotYet(ActionGraph, String),
+    NotYet(Box<ActionGraph>, String),
 }
 
 /// Declares that a step takes a dump under `from`.
@@ -77,7 +77,7 @@ pub(super) fn find(from: Option<&DumpSource>, facts: &Facts, cx: &ExpandCx<'_>) 
         return match cx.outputs.get(step).and_then(|outputs| outputs.get("dump")) {
             Some(OutputValue::Plain(value)) => DumpArtifact::from_output(value).map(|dump| Found::Dump(Box::new(dump))),
             _ if cx.dry_run => {
-                Ok(Found::NotYet(ActionGraph::known_after(step), format!("the dump that `{step}` makes")))
+                Ok(Found::NotYet(Box::new(ActionGraph::known_after(step)), format!("the dump that `{step}` makes")))
             }
             _ => Err(StepError::new(ErrorKind::Internal, format!("the step `{step}` has left no dump"))),
         };
@@ -86,7 +86,7 @@ pub(super) fn find(from: Option<&DumpSource>, facts: &Facts, cx: &ExpandCx<'_>) 
     let Some(dump) = facts.dumps.get(&file) else {
         if cx.dry_run {
             let text = format!("the dump {}, which is not there yet,", file.display());
-            return Ok(Found::NotYet(ActionGraph::default(), text));
+            return Ok(Found::NotYet(Box::default(), text));
         }
         return Err(StepError::new(ErrorKind::Internal, format!("the dump {} was not looked at", file.display())));
     };

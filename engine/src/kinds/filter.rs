@@ -98,7 +98,7 @@ impl Kind for Filter {
             Found::Dump(dump) => *dump,
             Found::NotYet(mut graph, which) => {
                 graph.warnings.push(format!("the rules are applied to {which}; removals are known after it"));
-                return Ok(graph);
+                return Ok(*graph);
             }
         };
         let (patterns, roles) = match self.unmatched {

@@ -108,7 +108,7 @@ impl Kind for Restore {
                     n => format!("{n} errors are expected, any other fails the step"),
                 };
                 graph.warnings.push(format!("{which} is restored into {place}; {expected}"));
-                return Ok(graph);
+                return Ok(*graph);
             }
         };
         let jobs = self.jobs.unwrap_or(4);

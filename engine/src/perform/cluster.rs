@@ -8,6 +8,7 @@
 //! `PostgreSQL` refuses to run as root, so root starts it as another user.
 
 use std::{
+    collections::BTreeMap,
     fs::{self, File, OpenOptions},
     io::{self, Read as _, Write as _},
     net::TcpListener,
@@ -24,11 +25,14 @@ use nix::{
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize};
 
+pub(crate) mod clone;
+
 use super::PerformCx;
 use crate::{
     action::{Output, OutputValue},
     error::{ErrorKind, StepError},
     op::CreateCluster,
+    postgres::ConnInfo,
     secret::percent_encode,
     tool::{Client, Finished, Program},
 };
@@ -80,7 +84,7 @@ pub async fn create(op: &CreateCluster, cx: &PerformCx) -> Result<Output, StepEr
     let already_done = made.is_some();
     let cluster = match made {
         Some(made) => made,
-        None => make(op, cx).await?,
+        None => make(op, None, cx).await?,
     };
     cluster.start(cx).await?;
     let summary = format!("runs on port {} in {}", cluster.stamp.port, cluster.folder.display());
@@ -129,7 +133,8 @@ struct Cluster {
     stamp: Stamp,
 }
 
-async fn make(op: &CreateCluster, cx: &PerformCx) -> Result<Cluster, StepError> {
+/// Makes a server by initdb, or as a copy of the one that `from` leads to.
+async fn make(op: &CreateCluster, from: Option<&ConnInfo>, cx: &PerformCx) -> Result<Cluster, StepError> {
     let client = cx.clients.of_major(&["initdb", "pg_ctl", "postgres"], op.version)?;
     let user = server_user(op.run_as.as_deref())?;
     let failed = |error: &io::Error| StepError::io("make the server's folder", &op.folder, error);
@@ -161,7 +166,10 @@ async fn make(op: &CreateCluster, cx: &PerformCx) -> Result<Cluster, StepError> 
     cluster.write_stamp()?;
     let password = random_password()?;
     cx.redactor.add(&format!("steps.{}.outputs.url", cx.step), &password);
-    cluster.init(op, &password, client, cx).await?;
+    match from {
+        None => cluster.init(op, &password, client, cx).await?,
+        Some(from) => cluster.clone_of(from, op, &password, client, cx).await?,
+    }
     cluster.choose_port(op, &password, cx).await?;
     cluster.stamp.complete = true;
     cluster.write_stamp()?;
@@ -237,14 +245,7 @@ impl Cluster {
                 self.stamp.bin.display()
             ))
         })?;
-        let mut conf = vec![("listen_addresses".to_owned(), "127.0.0.1".to_owned())];
-        let socket = self.socket().map(|folder| folder.display().to_string()).unwrap_or_default();
-        conf.push(("unix_socket_directories".to_owned(), socket));
-        conf.extend(op.settings.clone());
-        let mut text = String::from("\n# written by pgplan\n");
-        for (name, value) in conf {
-            text.push_str(&format!("{name} = '{}'\n", value.replace('\\', r"\\").replace('\'', "''")));
-        }
+        let text = "\n# written by pgplan\n".to_owned() + &self.conf(&op.settings);
         let file = self.data().join("postgresql.conf");
         let failed = |error: &io::Error| StepError::io("write", &file, error);
         // The folder belongs to another user, who must not be able to lead root elsewhere.
@@ -252,6 +253,16 @@ impl Cluster {
         let mut conf =
             OpenOptions::new().append(true).custom_flags(nofollow).open(&file).map_err(|error| failed(&error))?;
         conf.write_all(text.as_bytes()).and_then(|()| conf.sync_all()).map_err(|error| failed(&error))
+    }
+
+    /// Returns lines of `postgresql.conf`: where the server listens, and these settings.
+    fn conf(&self, settings: &BTreeMap<String, String>) -> String {
+        let socket = self.socket().map(|folder| folder.display().to_string()).unwrap_or_default();
+        let own = [("listen_addresses", "127.0.0.1"), ("unix_socket_directories", socket.as_str())];
+        let settings = settings.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+        let line =
+            |(name, value): (&str, &str)| format!("{name} = '{}'\n", value.replace('\\', r"\\").replace('\'', "''"));
+        own.into_iter().chain(settings).map(line).collect()
     }
 
     /// Starts the server on the port of the plan, else on a free one: between finding and taking it, it may be taken.
@@ -421,7 +432,7 @@ fn names_a_taken_port(error: &StepError) -> bool {
 }
 
 /// Returns 32 random bytes in hexadecimal digits, which need no quoting anywhere.
-fn random_password() -> Result<SecretString, StepError> {
+pub(crate) fn random_password() -> Result<SecretString, StepError> {
     let source = Path::new("/dev/urandom");
     let mut bytes = [0; 32];
     let read = File::open(source).and_then(|mut file| file.read_exact(&mut bytes));

@@ -37,6 +37,7 @@ impl Run<'_> {
         let (sender, mut inbox) = unbounded_channel();
         let mut workers = JoinSet::new();
         self.hold_back(wishes);
+        self.budget.clone_from(&wishes.budget);
         let result = tokio::select! {
             result = self.turn(world, &stop.politely, &sender, &mut inbox, &mut workers) => result,
             () = stop.at_once.cancelled() => Ok(Ending::Interrupted),
@@ -169,6 +170,11 @@ impl Run<'_> {
             }
             Next::Open { step } => {
                 let Some(definition) = self.plan.step(&step).cloned() else { return Ok(false) };
+                if let Some(error) = self.passes_budget(&definition) {
+                    self.over_budget = true;
+                    self.record(vec![EventKind::StepFailed { step, error, tolerated: false }])?;
+                    return Ok(true);
+                }
                 self.busy.opening.insert(step.clone());
                 let (world, sender, outputs) = (Arc::clone(world), sender.clone(), self.outputs());
                 workers.spawn(async move {

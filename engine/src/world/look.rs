@@ -35,7 +35,10 @@ impl Real {
                         let server = survey::server(&info, depth).await?;
                         self.expect(database, &server)?;
                         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-                        seen.insert(database.clone(), Server::from(&server));
+                        let mut now = Server::from(&server);
+                        // A look that went less far does not take back what is known.
+                        now.rows = now.rows.or_else(|| seen.get(database)?.rows);
+                        seen.insert(database.clone(), now);
                         drop(seen);
                         facts.servers.insert(database.clone(), server);
                     }

@@ -1,0 +1,128 @@
+//! What a rehearsal leaves, and its end: servers, dumps, the password of the servers. The journal, the report and the
+//! timing record stay.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use super::{files, folder_of_servers};
+use crate::{
+    error::{ErrorKind, StepError},
+    event::Holder,
+    perform::{self, PerformCx, Progress},
+    world::is_alive,
+};
+
+/// The file that says whose rehearsal a folder is; it goes when the rehearsal has been cleaned up.
+const HOLDER: &str = "holder.json";
+/// How often it is tried to remove a server, and how long is waited in between.
+const ATTEMPTS: u32 = 6;
+const PAUSE: std::time::Duration = std::time::Duration::from_millis(500);
+/// What stays in the folder of a rehearsal.
+const KEPT: [&str; 3] = ["state.db", "state.db-wal", "state.db-shm"];
+
+/// Makes the folder of a rehearsal (0700) and marks it as this process's.
+///
+/// # Errors
+/// When it cannot be made.
+pub fn begin(folder: &Path, me: &Holder) -> Result<(), StepError> {
+    files::make_folder(folder)?;
+    let text = serde_json::to_string(me).map_err(|error| StepError::new(ErrorKind::Internal, error.to_string()))?;
+    files::write(&folder.join(HOLDER), &text)
+}
+
+/// Stops and removes the servers of a rehearsal, and removes its dumps; returns what could not be removed.
+pub async fn remove(id: &str, folder: &Path) -> Vec<String> {
+    let mut left = Vec::new();
+    let servers = folder_of_servers(id, folder);
+    for server in entries(&servers) {
+        if let Err(error) = remove_server(&server, folder).await {
+            left.push(format!("the server in {} is left: {error}", server.display()));
+        }
+    }
+    if left.is_empty()
+        && let Err(error) = fs::remove_dir_all(&servers)
+        && error.kind() != io::ErrorKind::NotFound
+    {
+        left.push(format!("{} is left: {error}", servers.display()));
+    }
+    for path in entries(folder) {
+        let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        if KEPT.contains(&name.as_str()) || name.starts_with("report.") || name == HOLDER || path == servers {
+            continue;
+        }
+        let removed = if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
+        left.extend(removed.err().map(|error| format!("{} is left: {error}", path.display())));
+    }
+    if left.is_empty()
+        && let Err(error) = fs::remove_file(folder.join(HOLDER))
+        && error.kind() != io::ErrorKind::NotFound
+    {
+        left.push(format!("{} is left: {error}", folder.join(HOLDER).display()));
+    }
+    left
+}
+
+/// Stops and removes a server; one that a killed rehearsal was just making may need a moment until its programs are gone.
+async fn remove_server(server: &Path, folder: &Path) -> Result<(), StepError> {
+    let mut result = Ok(());
+    for attempt in 0..ATTEMPTS {
+        if attempt > 0 {
+            tokio::time::sleep(PAUSE).await;
+        }
+        result = perform::cluster::remove(server, false, &plain_cx(folder)).await.map(drop);
+        if result.is_ok() {
+            break;
+        }
+    }
+    result
+}
+
+/// Removes what killed rehearsals have left below a folder (one folder a plan, in it one a rehearsal); returns the ids
+/// of those that were cleaned up, and what could not be removed.
+pub async fn remove_dead(rehearsals: &Path) -> (Vec<String>, Vec<String>) {
+    let (mut cleaned, mut left) = (Vec::new(), Vec::new());
+    for folder in entries(rehearsals).iter().flat_map(|plan| entries(plan)) {
+        let Ok(text) = fs::read(folder.join(HOLDER)) else { continue };
+        let holder = serde_json::from_slice::<Holder>(&text);
+        if holder.is_ok_and(|holder| is_alive(&holder)) {
+            continue;
+        }
+        let Some(id) = folder.file_name().map(|name| name.to_string_lossy().into_owned()) else { continue };
+        let wrong = remove(&id, &folder).await;
+        if wrong.is_empty() {
+            cleaned.push(id);
+        }
+        left.extend(wrong);
+    }
+    (cleaned, left)
+}
+
+fn entries(folder: &Path) -> Vec<PathBuf> {
+    fs::read_dir(folder).map(|entries| entries.flatten().map(|entry| entry.path()).collect()).unwrap_or_default()
+}
+
+/// Returns surroundings that know no database and no secret.
+fn plain_cx(folder: &Path) -> PerformCx {
+    let nothing = Arc::new(super::addresses::Addresses::default());
+    PerformCx {
+        run_id: "rehearsal".to_owned(),
+        session: 0,
+        generation: 0,
+        step: "copy".to_owned(),
+        action: "remove".to_owned(),
+        run_dir: folder.to_owned(),
+        plan_dir: folder.to_owned(),
+        env: std::collections::BTreeMap::new(),
+        cancel: tokio_util::sync::CancellationToken::new(),
+        progress: Progress::silent(),
+        secrets: Arc::clone(&nothing) as _,
+        databases: nothing,
+        redactor: Arc::default(),
+        held: Arc::default(),
+        idle: Arc::default(),
+        clients: Arc::default(),
+    }
+}
