@@ -454,7 +454,9 @@ impl Copier<'_> {
                 Part::Rest,
             ],
         };
-        for part in parts {
+        for (number, part) in parts.iter().enumerate() {
+            // Each part has a receipt of its own, as each action of the kind has.
+            let cx = &PerformCx { action: format!("{}-{number}", cx.action), ..cx.clone() };
             let restore = RestoreOp {
                 dump: dump.clone(),
                 into: "copy".to_owned(),
