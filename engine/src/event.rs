@@ -67,6 +67,11 @@ pub enum EventKind {
         /// Who runs it now.
         holder: Holder,
     },
+    /// The programs that a session found, when they are not those of the session before. Durable.
+    ProgramsFound {
+        /// Version by installation: `/usr/lib/postgresql/18/bin` → `18.4`, and pgplan's own.
+        programs: BTreeMap<String, String>,
+    },
     /// A step was surveyed; this is what it will do. Durable.
     StepExpanded {
         /// The step.
@@ -298,6 +303,7 @@ impl EventKind {
             Self::ActionProgress { .. } | Self::ActionSaid { .. } => false,
             Self::RunStarted { .. }
             | Self::RunResumed { .. }
+            | Self::ProgramsFound { .. }
             | Self::StepExpanded { .. }
             | Self::StepChanged { .. }
             | Self::StepReopened { .. }

@@ -5,6 +5,7 @@
 //! always: `started` is on disk → it is done → `finished` with its outputs is on disk → anything that depends on it.
 
 mod drive;
+mod programs;
 mod recover;
 
 use std::{

@@ -166,6 +166,9 @@ pub struct RunState {
     pub fingerprint: String,
     /// Fingerprint of each step at the last start or resume.
     pub step_fingerprints: BTreeMap<String, String>,
+    /// Versions of the programs that the last session found, by installation.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub programs: BTreeMap<String, String>,
     /// Each step as it was written at the last start or resume.
     #[serde(skip)]
     pub step_texts: BTreeMap<String, serde_json::Value>,
@@ -286,6 +289,7 @@ impl RunState {
                 self.hold(fingerprint, steps, holder);
                 self.reopen();
             }
+            EventKind::ProgramsFound { programs } => self.programs.clone_from(programs),
             EventKind::StepExpanded { step, graph } => self.expand(step, graph, event),
             EventKind::StepChanged { step } => self.steps.entry(step.clone()).or_default().status = StepStatus::Pending,
             EventKind::StepReopened { step, .. } => self.steps.entry(step.clone()).or_default().reopen(),

@@ -47,7 +47,7 @@ use crate::{
     run::{ActionCx, Opened, Receipted, Word, World},
     secret::Text,
     template::{self, Known, Scope},
-    tool::{Clients, Places},
+    tool::{Clients, Places, version_name},
     vault::Vault,
     yaml::{Node, NodeValue},
 };
@@ -196,6 +196,14 @@ impl Real {
             scope.finish(step, outputs);
         }
         scope
+    }
+
+    /// Returns the versions of the installed PostgreSQL programs by their folder, and of pgplan.
+    #[must_use]
+    pub fn programs(&self) -> BTreeMap<String, String> {
+        let found = self.clients.found.iter();
+        let found = found.map(|client| (client.dir.display().to_string(), version_name(client.version_num)));
+        found.chain([("pgplan".to_owned(), env!("CARGO_PKG_VERSION").to_owned())]).collect()
     }
 
     /// Returns the servers that were looked at so far.

@@ -355,3 +355,22 @@ steps:
     let missing = env.pgplan(&["apply", "plan.yaml"]).expect(2).stderr;
     has(&missing, "secret `one` cannot be read: the variable ONE is not set");
 }
+
+#[test]
+fn a_run_that_goes_on_with_other_programs_says_so() {
+    let env = TestEnv::new();
+    env.write(
+        "p.yaml",
+        "version: 1\nname: p\nsteps:\n  - command: { run: [test, -e, mended], done_if: { run: [test, -e, mended] } }\n",
+    );
+    let apply = |version: &str| {
+        let mut command = env.command(&["apply", "p.yaml"]);
+        command.env("PGPLAN_CACHE", env.work()).env("PGPLAN_PG_BIN", crate::env::bin_folder(version));
+        crate::env::Outcome::of(&command.output().expect("pgplan starts"))
+    };
+    let word = "programs are not those that this run has used so far";
+    assert!(!apply("16").expect(1).stderr.contains(word));
+    assert!(!apply("16").expect(1).stderr.contains(word));
+    let other = apply("18").expect(1);
+    assert!(other.stderr.contains(word) && other.stderr.contains("16/bin (16."), "{}", other.stderr);
+}

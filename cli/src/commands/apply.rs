@@ -171,6 +171,7 @@ impl Apply {
             ui.say(format!("run {} is given up", old.id));
             forget(ui, &world, &old).await;
         }
+        let programs = world.programs();
         let world = Arc::new(faults::around(world));
         let (now, handle) = (Now::default(), bars.as_ref().map(Bar::handle));
         let reporters = self.shown.reporters(ui, bars, &now)?;
@@ -184,6 +185,9 @@ impl Apply {
             Ok(run) => run,
             Err(error) => return Ok(run_failed(ui, &error)),
         };
+        if let Err(error) = run.found_programs(programs) {
+            return Ok(run_failed(ui, &error));
+        }
         let stop = Stop::default();
         listen(&stop, &now, handle)?;
         let hints = ui.hints.clone();

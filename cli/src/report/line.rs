@@ -156,7 +156,8 @@ pub(crate) fn text(event: &Event, state: &RunState) -> Option<String> {
         }
         EventKind::RunInterrupted { by } => format!("{} by {by}", paint("interrupted", Tone::Warn)),
         EventKind::RunEnded { outcome } => return ended(*outcome),
-        EventKind::StepExpanded { .. }
+        EventKind::ProgramsFound { .. }
+        | EventKind::StepExpanded { .. }
         | EventKind::StepFinished { .. }
         | EventKind::ActionUndoing { .. }
         | EventKind::ActionFailed { retry_in_ms: None, .. }
