@@ -48,7 +48,7 @@ steps:
 YAML
 
 fresh() {
-  sql postgres -c 'DROP DATABASE IF EXISTS merged' -c 'CREATE DATABASE merged TEMPLATE shards' -c CHECKPOINT
+  sql postgres -c 'SET client_min_messages = warning' -c 'DROP DATABASE IF EXISTS merged' -c 'CREATE DATABASE merged TEMPLATE shards' -c CHECKPOINT
   rm -rf "$folder/state"
 }
 merge() { "$pgplan" --state "$folder/state" "$1" "$folder/merge.yaml"; }
