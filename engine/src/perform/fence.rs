@@ -1,7 +1,7 @@
 //! Keeping writers out of databases, proving that they are out, and letting them in again.
 //!
-//! Closing is one transaction over all databases ([`access`]), so nothing is ever half closed. What is proved is not
-//! that the door is shut but that nobody comes through it ([`quiet`]): a superuser, the role that pgplan itself uses, or
+//! Closing is one transaction over all databases (`access`), so nothing is ever half closed. What is proved is not
+//! that the door is shut but that nobody comes through it (`quiet`): a superuser, the role that pgplan itself uses, or
 //! whoever switches read-only off for himself, is seen and named.
 //!
 //! How everything was before is in the journal as part of the operation. A note in the run's folder holds it, too, for

@@ -4,7 +4,7 @@
 //! for speed, roles and data dumped from the real one in read-only sessions, or read from a backup. One whose address
 //! only a step of the plan tells is replaced by an empty server. The plan is the same but for the addresses of its
 //! databases; it is driven by the same loop over [`Rehearsal`], a world in which everything on servers is real and
-//! everything that touches the application is only said ([`simulate`]).
+//! everything that touches the application is only said (`simulate`).
 //!
 //! All of it lies in one folder and under one folder of servers, both named after the rehearsal, so that what a killed
 //! one has left is found and removed by the next ([`leftovers`]).
