@@ -65,7 +65,7 @@ impl Rows<'_> {
         };
         let mut all: Vec<String> = self.parts.iter().filter(wanted).map(of_part).collect();
         if let Some(own) = self.own {
-            all.push(format!("SELECT {OWN}, {} FROM {} t", list("t"), qualified(&own.schema, &self.table.name)));
+            all.push(format!("SELECT {OWN} AS src, {} FROM {} t", list("t"), qualified(&own.schema, &self.table.name)));
         }
         all.join(" UNION ALL ")
     }
