@@ -61,12 +61,7 @@ fn tenants_with_the_same_ids_get_keys_of_their_own_and_references_follow() {
         assert_eq!(second.psql(target, "SELECT count(*) FROM pg_namespace WHERE nspname = 'pgplan'"), "0", "{method}");
         // What is there already is found on its own server, too, and nothing comes twice.
         let again = env.pgplan(&["apply", "tenants.yaml", "--fresh"]).expect(6);
-        assert!(
-            again.stderr.contains("the target holds 91 rows already")
-                || again.stderr.contains("the target holds 31 rows already"),
-            "{}",
-            again.stderr
-        );
+        assert!(again.stderr.contains("customers: the target holds 31 rows already"), "{}", again.stderr);
     }
     // Without new keys, keys that meet are found on the way between two servers, and so are strays.
     second.psql("postgres", "CREATE DATABASE none");
