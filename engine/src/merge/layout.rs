@@ -158,7 +158,7 @@ impl Layout {
             maker.block("", "no schema fits; check the pattern");
         }
         for (index, source) in sources.iter().enumerate() {
-            maker.source(index, source, at(&source.place), sources.len());
+            maker.source(index, source, at(&source.place));
         }
         maker.finish(sources)
     }
@@ -207,7 +207,7 @@ impl Maker<'_> {
         if self.spec.allow.contains(&what) { Severity::Notes } else { Severity::Blocks }
     }
 
-    fn source(&mut self, index: usize, source: &Source, catalog: &Catalog, sources: usize) {
+    fn source(&mut self, index: usize, source: &Source, catalog: &Catalog) {
         if !catalog.exists {
             let message = format!("the schema {} does not exist", on_one_line(&source.place.schema));
             self.tell(self.tolerated(Tolerated::MissingSources), "", &source.label, message);
@@ -236,7 +236,6 @@ impl Maker<'_> {
             let part = self.part(source, (name, relation), (to, target), map);
             self.tables.entry(to.clone()).or_default().push((index, part));
         }
-        debug_assert!(index < sources);
     }
 
     fn part(&mut self, source: &Source, from: (&String, &Relation), to: (&String, &Relation), map: &TableMap) -> Part {
