@@ -3,11 +3,7 @@
 //! `pgplan report --format json` prints it; [`super::html`] and [`super::markdown`] write it for people. It holds what
 //! the journal holds, so no secret, and nothing is looked up outside of it.
 
-use std::{
-    collections::BTreeMap,
-    fs,
-    path::{Path, PathBuf},
-};
+use std::{collections::BTreeMap, fs, path::Path};
 
 use jiff::Timestamp;
 use pgplan_engine::{
@@ -196,7 +192,7 @@ pub(crate) struct Filtered {
 }
 
 /// A warning.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Clone, Serialize)]
 pub(crate) struct Warning {
     /// The step.
     pub(crate) step: Option<String>,
@@ -209,23 +205,40 @@ pub(crate) struct Warning {
 pub(crate) struct Lists {
     removals: BTreeMap<String, FilterReport>,
     verifications: BTreeMap<String, Value>,
+    /// Those that are there and cannot be read.
+    unread: Vec<Warning>,
 }
 
 impl Lists {
-    /// Reads the lists of these steps; one that is not there or cannot be read is left out, as the events tell the rest.
+    /// Reads the lists of these steps; one that cannot be read becomes a warning, as the events tell the rest.
     pub(crate) fn read<'a>(run_dir: &Path, steps: impl Iterator<Item = &'a String>) -> Self {
         let mut lists = Self::default();
         for step in steps {
-            let text = |name: &str| fs::read(PathBuf::from(run_dir).join(step).join(name)).ok();
-            if let Some(list) = text("removals.json").and_then(|text| serde_json::from_slice(&text).ok()) {
+            let folder = run_dir.join(step);
+            let unread = &mut lists.unread;
+            if let Some(list) = list(step, &folder.join("removals.json"), unread) {
                 lists.removals.insert(step.clone(), list);
             }
-            if let Some(list) = text("verification.json").and_then(|text| serde_json::from_slice(&text).ok()) {
+            if let Some(list) = list(step, &folder.join("verification.json"), unread) {
                 lists.verifications.insert(step.clone(), list);
             }
         }
         lists
     }
+}
+
+/// Reads a list, if the step has left one.
+fn list<T: serde::de::DeserializeOwned>(step: &str, path: &Path, unread: &mut Vec<Warning>) -> Option<T> {
+    let read = match fs::read(path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return None,
+        Err(error) => Err(error.to_string()),
+        Ok(text) => serde_json::from_slice(&text).map_err(|error| error.to_string()),
+    };
+    read.inspect_err(|error| {
+        let message = format!("{} cannot be read, so this report lacks it: {error}", path.display());
+        unread.push(Warning { step: Some(step.to_owned()), message });
+    })
+    .ok()
 }
 
 impl Account {
@@ -266,6 +279,7 @@ impl Account {
                 .warnings
                 .iter()
                 .map(|(step, message)| Warning { step: step.clone(), message: message.clone() })
+                .chain(lists.unread.iter().cloned())
                 .collect(),
             steps,
         }
