@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use tokio_postgres::SimpleQueryRow;
 
 use crate::{
-    error::StepError,
+    error::{ErrorKind, StepError},
     facts::{DatabaseFacts, Defaults, Depth, ServerFacts, TableFacts},
     op::fence::Grant,
     postgres::{
@@ -197,20 +197,29 @@ async fn databases(session: &Session) -> Result<Vec<DatabaseFacts>, StepError> {
                                 OR pg_catalog.has_database_privilege(oid, 'CONNECT') \
                            THEN pg_catalog.pg_database_size(oid) ELSE 0 END, datacl::text, datconnlimit \
                FROM pg_catalog.pg_database ORDER BY 1";
-    let found = rows(session, "list the databases", sql).await?;
-    let database = |row| DatabaseFacts {
-        name: text(row, 0).to_owned(),
-        owner: text(row, 1).to_owned(),
-        is_template: flag(row, 2),
-        allows_connections: flag(row, 3),
-        encoding: text(row, 4).to_owned(),
-        bytes: number(row, 5).unwrap_or_default(),
-        acl: row.get(6).map(str::to_owned),
-        connect: Vec::new(),
-        connection_limit: text(row, 7).parse().unwrap_or(-1),
-        tables: None,
+    let doing = "list the databases";
+    let found = rows(session, doing, sql).await?;
+    let limit = |row| {
+        text(row, 7).parse().map_err(|_| {
+            let message = format!("{}: cannot {doing}: {} is no connection limit", session.label(), text(row, 7));
+            StepError::new(ErrorKind::Internal, message)
+        })
     };
-    Ok(found.iter().map(database).collect())
+    let database = |row| {
+        Ok(DatabaseFacts {
+            name: text(row, 0).to_owned(),
+            owner: text(row, 1).to_owned(),
+            is_template: flag(row, 2),
+            allows_connections: flag(row, 3),
+            encoding: text(row, 4).to_owned(),
+            bytes: number(row, 5).unwrap_or_default(),
+            acl: row.get(6).map(str::to_owned),
+            connect: Vec::new(),
+            connection_limit: limit(row)?,
+            tables: None,
+        })
+    };
+    found.iter().map(database).collect()
 }
 
 /// Lists who may connect to which database, also by default privileges (PostgreSQL manual, 5.8).

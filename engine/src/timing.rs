@@ -238,7 +238,8 @@ pub fn read_all(folder: &Path) -> Result<(Vec<Timing>, Vec<String>), StepError> 
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok((all, wrong)),
         Err(error) => return Err(StepError::io("list the rehearsals in", folder, &error)),
     };
-    let files: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
+    let files: std::io::Result<Vec<PathBuf>> = entries.map(|entry| Ok(entry?.path())).collect();
+    let files = files.map_err(|error| StepError::io("list the rehearsals in", folder, &error))?;
     for file in files.iter().filter(|file| file.extension().is_some_and(|extension| extension == "json")) {
         let text = fs::read(file).map_err(|error| error.to_string());
         match text.and_then(|text| serde_json::from_slice::<Timing>(&text).map_err(|error| error.to_string())) {

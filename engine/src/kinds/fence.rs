@@ -243,27 +243,44 @@ pub(super) struct Before {
 }
 
 /// Returns how the databases were that a step has begun to fence, from its outputs.
-pub(super) fn before(outputs: &Outputs) -> Option<Before> {
+///
+/// # Errors
+/// When the output is there and cannot be read.
+pub(super) fn before(outputs: &Outputs) -> Result<Option<Before>, StepError> {
     plain(outputs, BEFORE)
 }
 
 /// Returns the proofs about a database of the plan that hold: no step has opened it again.
-pub(super) fn proofs(database: &str, cx: &ExpandCx<'_>) -> Vec<(String, Quiet)> {
+///
+/// # Errors
+/// When a proof is there and cannot be read.
+pub(super) fn proofs(database: &str, cx: &ExpandCx<'_>) -> Result<Vec<(String, Quiet)>, StepError> {
     let opened = |step: &str| {
-        let mut others = cx.outputs.values();
-        others.any(|outputs| plain::<String>(outputs, super::unfence::UNFENCED).is_some_and(|fence| fence == step))
+        let says = |outputs: &Outputs| match outputs.get(super::unfence::UNFENCED) {
+            Some(OutputValue::Plain(value)) => value.as_str() == Some(step),
+            _ => false,
+        };
+        cx.outputs.values().any(says)
     };
-    let found = cx.outputs.iter().filter_map(|(step, outputs)| Some((step, plain::<Quiet>(outputs, QUIET)?)));
-    found
-        .filter(|(step, quiet)| quiet.database == database && !opened(step))
-        .map(|(step, quiet)| (step.clone(), quiet))
-        .collect()
+    let mut found = Vec::new();
+    for (step, outputs) in cx.outputs.iter().filter(|(step, _)| !opened(step)) {
+        match plain::<Quiet>(outputs, QUIET) {
+            Ok(quiet) => found.extend(quiet.map(|quiet| (step.clone(), quiet))),
+            // A step of another kind may have an output of that name; what it was before is written by a fence only.
+            Err(error) if matches!(before(outputs), Ok(Some(_))) => return Err(error),
+            Err(_) => {}
+        }
+    }
+    found.retain(|(_, quiet)| quiet.database == database);
+    Ok(found)
 }
 
-fn plain<T: serde::de::DeserializeOwned>(outputs: &Outputs, name: &str) -> Option<T> {
+fn plain<T: serde::de::DeserializeOwned>(outputs: &Outputs, name: &str) -> Result<Option<T>, StepError> {
     match outputs.get(name) {
-        Some(OutputValue::Plain(value)) => serde_json::from_value(value.clone()).ok(),
-        _ => None,
+        Some(OutputValue::Plain(value)) => serde_json::from_value(value.clone()).map(Some).map_err(|error| {
+            StepError::new(ErrorKind::Internal, format!("the output `{name}` cannot be read: {error}"))
+        }),
+        _ => Ok(None),
     }
 }
 

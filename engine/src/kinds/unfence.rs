@@ -65,7 +65,7 @@ impl Kind for Unfence {
         let step = cx.inputs.get("fence").or(self.fence.as_ref()).ok_or_else(|| {
             StepError::new(ErrorKind::Internal, format!("no step makes the fence that `{}` takes", cx.step))
         })?;
-        let Some(before) = cx.outputs.get(step).and_then(before) else {
+        let Some(before) = cx.outputs.get(step).map(before).transpose()?.flatten() else {
             if cx.dry_run {
                 return Ok(ActionGraph::known_after(step));
             }

@@ -164,7 +164,7 @@ impl Kind for Verify {
             }
         }
         let graph = self.judge(list);
-        Ok(self.prove(graph, cx))
+        self.prove(graph, cx)
     }
 }
 
@@ -307,10 +307,10 @@ fn marks_of_a_fence(database: &str) -> [String; 3] {
 
 impl Verify {
     /// Lets the comparison count only if a fence around the left side has held to its end.
-    fn prove(&self, mut graph: ActionGraph, cx: &ExpandCx<'_>) -> ActionGraph {
-        let Some(mut verdict) = graph.actions.pop() else { return graph };
+    fn prove(&self, mut graph: ActionGraph, cx: &ExpandCx<'_>) -> Result<ActionGraph, StepError> {
+        let Some(mut verdict) = graph.actions.pop() else { return Ok(graph) };
         let compared = verdict.after.clone();
-        for (fence, quiet) in super::fence::proofs(&self.left, cx) {
+        for (fence, quiet) in super::fence::proofs(&self.left, cx)? {
             let (id, title) = (format!("quiet:{fence}"), format!("check that nothing has moved since `{fence}`"));
             verdict.after.push(id.clone());
             if let Op::JudgeComparison(judge) = &mut verdict.op {
@@ -320,7 +320,7 @@ impl Verify {
             graph.actions.push(Action::new(id, title, op, Effect::Restart).after(compared.clone()));
         }
         graph.actions.push(verdict);
-        graph
+        Ok(graph)
     }
 }
 

@@ -37,7 +37,7 @@ pub fn begin(folder: &Path, me: &Holder) -> Result<(), StepError> {
 pub async fn remove(id: &str, folder: &Path) -> Vec<String> {
     let mut left = Vec::new();
     let servers = folder_of_servers(id, folder);
-    for server in entries(&servers) {
+    for server in entries(&servers, &mut left) {
         if let Err(error) = remove_server(&server, folder).await {
             left.push(format!("the server in {} is left: {error}", server.display()));
         }
@@ -48,7 +48,7 @@ pub async fn remove(id: &str, folder: &Path) -> Vec<String> {
     {
         left.push(format!("{} is left: {error}", servers.display()));
     }
-    for path in entries(folder) {
+    for path in entries(folder, &mut left) {
         let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
         if KEPT.contains(&name.as_str()) || name.starts_with("report.") || name == HOLDER || path == servers {
             continue;
@@ -84,8 +84,19 @@ async fn remove_server(server: &Path, folder: &Path) -> Result<(), StepError> {
 /// of those that were cleaned up, and what could not be removed.
 pub async fn remove_dead(rehearsals: &Path) -> (Vec<String>, Vec<String>) {
     let (mut cleaned, mut left) = (Vec::new(), Vec::new());
-    for folder in entries(rehearsals).iter().flat_map(|plan| entries(plan)) {
-        let Ok(text) = fs::read(folder.join(HOLDER)) else { continue };
+    let mut folders = Vec::new();
+    for plan in entries(rehearsals, &mut left).iter().filter(|plan| plan.is_dir()) {
+        folders.extend(entries(plan, &mut left).into_iter().filter(|folder| folder.is_dir()));
+    }
+    for folder in folders {
+        let text = match fs::read(folder.join(HOLDER)) {
+            Ok(text) => text,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            Err(error) => {
+                left.push(format!("{} cannot be read: {error}", folder.join(HOLDER).display()));
+                continue;
+            }
+        };
         let holder = serde_json::from_slice::<Holder>(&text);
         if holder.is_ok_and(|holder| is_alive(&holder)) {
             continue;
@@ -100,8 +111,17 @@ pub async fn remove_dead(rehearsals: &Path) -> (Vec<String>, Vec<String>) {
     (cleaned, left)
 }
 
-fn entries(folder: &Path) -> Vec<PathBuf> {
-    fs::read_dir(folder).map(|entries| entries.flatten().map(|entry| entry.path()).collect()).unwrap_or_default()
+/// Lists a folder, which need not be there; what cannot be listed goes to `left`.
+fn entries(folder: &Path, left: &mut Vec<String>) -> Vec<PathBuf> {
+    let listed = fs::read_dir(folder).and_then(Iterator::collect::<io::Result<Vec<_>>>);
+    match listed {
+        Ok(entries) => entries.into_iter().map(|entry| entry.path()).collect(),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
+        Err(error) => {
+            left.push(format!("{} cannot be listed: {error}", folder.display()));
+            Vec::new()
+        }
+    }
 }
 
 /// Returns surroundings that know no database and no secret.

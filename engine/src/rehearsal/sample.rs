@@ -5,7 +5,7 @@
 //! tables are copied whole, so every row that a thinned table refers to is there. Both come from one snapshot.
 
 use crate::{
-    error::StepError,
+    error::{ErrorKind, StepError},
     facts::DatabaseFacts,
     postgres::{
         ConnInfo, Session,
@@ -65,6 +65,8 @@ impl Sample {
         let session = connect_read_only(from, "pgplan-look sample").await?;
         execute(&session, "take a snapshot", "BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY").await?;
         let snapshot = first(&session, "take a snapshot", "SELECT pg_catalog.pg_export_snapshot()").await?;
+        let missing = || StepError::new(ErrorKind::Internal, format!("{} gave no snapshot", session.label()));
+        let snapshot = snapshot.ok_or_else(missing)?;
         let mut leaves = Vec::new();
         for row in rows(&session, "find the tables to thin", LEAVES).await? {
             let bytes = number(&row, 2).unwrap_or_default();
@@ -76,7 +78,7 @@ impl Sample {
         let tables = database.tables.iter().flatten().filter(|table| table.relkind == 'r');
         Ok(Self {
             session,
-            snapshot: snapshot.unwrap_or_default(),
+            snapshot,
             database: database.name.clone(),
             share,
             leaves,

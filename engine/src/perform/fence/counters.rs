@@ -3,13 +3,13 @@
 use std::collections::BTreeMap;
 
 use crate::{
-    error::StepError,
+    error::{ErrorKind, StepError},
     op::fence::{Counters, Quiet},
     perform::PerformCx,
     postgres::{
         Session,
         quote::qualified,
-        rows::{first, flag, number, rows, text},
+        rows::{count, count_in, first, flag, rows, text},
     },
 };
 
@@ -34,7 +34,7 @@ pub(super) async fn sample(
     let mut sample = Sample::default();
     for name in names {
         let inside = cx.connect_read_only(database, Some(name)).await?;
-        let counted = count(name, &inside, &mut sample).await;
+        let counted = counters(name, &inside, &mut sample).await;
         inside.close().await;
         sample.quiet.databases.insert((*name).to_owned(), counted?);
     }
@@ -48,16 +48,17 @@ pub(super) async fn sample(
         "SELECT {lsn}, pg_catalog.txid_snapshot_xmax(pg_catalog.txid_current_snapshot()), \
                 to_char(pg_catalog.clock_timestamp(), 'YYYY-MM-DD HH24:MI:SS.MS TZHTZM')"
     );
-    for row in rows(session, "read the server's counters", &sql).await? {
+    let doing = "read the server's counters";
+    for row in rows(session, doing, &sql).await? {
         sample.quiet.lsn = text(&row, 0).to_owned();
-        sample.quiet.xid = number(&row, 1).unwrap_or_default();
+        sample.quiet.xid = count_in(session, doing, &row, 1)?;
         sample.quiet.at = text(&row, 2).to_owned();
     }
     sample.quiet.database = database.to_owned();
     Ok(sample)
 }
 
-async fn count(name: &str, session: &Session, sample: &mut Sample) -> Result<Counters, StepError> {
+async fn counters(name: &str, session: &Session, sample: &mut Sample) -> Result<Counters, StepError> {
     let doing = "count the changed rows";
     // What ANALYZE writes is no change; what VACUUM changes in pg_class it changes in place, which is not counted.
     let sql = "SELECT s.schemaname, s.relname, c.relisshared, s.n_tup_ins + s.n_tup_upd + s.n_tup_del \
@@ -68,7 +69,7 @@ async fn count(name: &str, session: &Session, sample: &mut Sample) -> Result<Cou
                     AND c.oid IN (p.oid, p.reltoastrelid))";
     let mut changes = 0;
     for row in rows(session, doing, sql).await? {
-        let (shared, changed) = (flag(&row, 2), number(&row, 3).unwrap_or_default());
+        let (shared, changed) = (flag(&row, 2), count_in(session, doing, &row, 3)?);
         let database = if shared { "" } else { name };
         if !shared {
             changes += changed;
@@ -77,13 +78,16 @@ async fn count(name: &str, session: &Session, sample: &mut Sample) -> Result<Cou
     }
     let sql = "SELECT coalesce(sum(vacuum_count + autovacuum_count + analyze_count + autoanalyze_count), 0) \
                FROM pg_catalog.pg_stat_all_tables";
-    let maintained = first(session, doing, sql).await?.and_then(|count| count.parse().ok()).unwrap_or_default();
+    let maintained = count(session, doing, sql).await?;
     let mut sequences = String::new();
     if session.server_version_num() >= 100_000 {
         // NULL where the role may not read it.
         let sql = "SELECT pg_catalog.md5(coalesce(string_agg(pg_catalog.format('%I.%I=%s', schemaname, sequencename, \
                      last_value), ',' ORDER BY schemaname, sequencename), '')) FROM pg_catalog.pg_sequences";
-        sequences = first(session, "read the sequences", sql).await?.unwrap_or_default();
+        let doing = "read the sequences";
+        sequences = first(session, doing, sql).await?.ok_or_else(|| {
+            StepError::new(ErrorKind::Internal, format!("{}: cannot {doing}: there is no answer", session.label()))
+        })?;
     }
     if first(session, doing, "SELECT pg_catalog.current_setting('track_counts')").await?.as_deref() != Some("on") {
         sample.uncounted.push(name.to_owned());

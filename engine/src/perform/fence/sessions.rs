@@ -13,7 +13,7 @@ use crate::{
     postgres::{
         Session,
         quote::{literal, on_one_line},
-        rows::{first, flag, number, rows, text},
+        rows::{count_in, first, flag, rows, text},
     },
 };
 
@@ -95,8 +95,9 @@ pub(super) async fn seen(op: &FenceOp, names: &[&str], me: &Me, session: &Sessio
     let of = |row: &tokio_postgres::SimpleQueryRow| {
         // What the role may not see is empty: a client then.
         let kind = row.get(6).filter(|kind| *kind != "client backend");
-        Seen {
-            pid: number(row, 0).unwrap_or_default(),
+        let pid = count_in(session, "list the sessions", row, 0)?;
+        Ok(Seen {
+            pid,
             database: text(row, 1).to_owned(),
             role: text(row, 2).to_owned(),
             superuser: flag(row, 3),
@@ -109,9 +110,10 @@ pub(super) async fn seen(op: &FenceOp, names: &[&str], me: &Me, session: &Sessio
             xid: row.get(10).map(str::to_owned),
             allowed: false,
             kept: None,
-        }
+        })
     };
-    Ok(found.iter().map(of).filter_map(|seen| counts(seen, op, me)).collect())
+    let all = found.iter().map(of).collect::<Result<Vec<Seen>, StepError>>()?;
+    Ok(all.into_iter().filter_map(|seen| counts(seen, op, me)).collect())
 }
 
 /// Returns a session that stands in the way, marked when it is allowed and does so only by writing.
