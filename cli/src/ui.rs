@@ -7,7 +7,7 @@ use std::{
 
 use owo_colors::{OwoColorize, Style};
 use pgplan_engine::error::StepError;
-pub(crate) use pgplan_engine::quantity::{bytes, count};
+pub(crate) use pgplan_engine::quantity::{bytes, count, duration};
 
 use crate::args::Hints;
 
@@ -122,15 +122,4 @@ pub(crate) fn paint(text: impl Display, tone: Tone) -> String {
         Tone::Strong => Style::new().bold(),
     };
     text.style(style).to_string()
-}
-
-/// Returns a duration as people read it: `340 ms`, `12.3 s`, `4 min 05 s`, `2 h 03 min`.
-pub(crate) fn duration(ms: u64) -> String {
-    let seconds = ms / 1000;
-    match ms {
-        0..1_000 => format!("{ms} ms"),
-        1_000..60_000 => format!("{seconds}.{} s", ms % 1000 / 100),
-        60_000..3_600_000 => format!("{} min {:02} s", seconds / 60, seconds % 60),
-        _ => format!("{} h {:02} min", seconds / 3600, seconds / 60 % 60),
-    }
 }

@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     event::Outcome,
     plan::{Downtime, Plan, Step},
+    quantity::duration,
     timing::{TimedStep, Timing},
 };
 
@@ -287,7 +288,7 @@ fn span(
             return (Span { likely: ms, low: ms * (1.0 - MARGIN), high: ms * (1.0 + MARGIN), basis: Basis::Run }, None);
         }
         let ms = float(assumed);
-        let said = format!("`{}` was never measured: {} ms are assumed for it", step.id, assumed);
+        let said = format!("`{}` was never measured: {} is assumed for it", step.id, duration(assumed));
         return (Span { likely: ms, low: 0.0, high: ms * ASSUMED_FACTOR, basis: Basis::Assumed }, Some(said));
     }
     let mut seen: Vec<(f64, f64)> = counted

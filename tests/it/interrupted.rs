@@ -161,3 +161,35 @@ fn a_program_cut_by_kill_waits_for_a_person() {
         assert_eq!(env.read("log"), log);
     }
 }
+
+/// A run that another version of pgplan wrote, or that somebody edited: it is told, and it does not lock its plan up.
+#[test]
+fn a_run_that_cannot_be_read_is_told_and_a_fresh_one_can_begin() {
+    let env = TestEnv::new();
+    env.write("plan.yaml", "version: 1\nsteps:\n  - { id: one, command: [sh, -c, 'echo one >> log; test -e go'] }\n");
+    again(&env, &["apply", "plan.yaml"]).expect(1);
+    let file = env.work().join("the state/state.db");
+    let mut stored = std::fs::read(&file).expect("the journal can be read");
+    let known = b"\"action_failed\"";
+    let mut changed = 0;
+    for at in 0..stored.len() - known.len() {
+        if stored[at..].starts_with(known) {
+            stored[at + 1] = b'X';
+            changed += 1;
+        }
+    }
+    assert_eq!(changed, 1);
+    std::fs::write(&file, stored).expect("the journal can be written");
+
+    for args in [&["apply", "plan.yaml"][..], &["status"], &["log"], &["report"]] {
+        let told = again(&env, args).expect(1).stderr;
+        assert!(told.contains("cannot be read: unknown variant `Xction_failed`"), "{args:?}: {told}");
+        assert!(told.contains("begin anew with `pgplan apply --fresh"), "{args:?}: {told}");
+    }
+    assert!(again(&env, &["runs"]).expect(0).stdout.contains("cannot be read"));
+    env.write("go", "");
+    let done = again(&env, &["apply", "plan.yaml", "--fresh"]).expect(0).stderr;
+    assert!(done.contains("it is left as it is, and a new run begins"), "{done}");
+    assert!(again(&env, &["status"]).expect(0).stdout.contains("done"));
+    assert_eq!(env.read("log"), "one\none\n");
+}

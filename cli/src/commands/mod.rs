@@ -47,6 +47,10 @@ mod state;
 pub(crate) mod status;
 pub(crate) mod undo;
 
+/// What to do about a run whose events cannot be read.
+const UNREADABLE: &str = "another version of pgplan wrote it, or another program changed it: go on with the pgplan that began the \
+                          run, or begin anew with `pgplan apply --fresh`";
+
 /// Tells why the journal cannot be used and returns the exit code.
 pub(crate) fn journal_failed(ui: &mut Ui, error: &JournalError) -> Exit {
     if let JournalError::Server { error: cause, .. } = error {
@@ -61,7 +65,7 @@ pub(crate) fn journal_failed(ui: &mut Ui, error: &JournalError) -> Exit {
         JournalError::Store { .. } | JournalError::Server { .. } | JournalError::Io { .. } => {
             "check the folder given with --state, its rights and space"
         }
-        JournalError::Damaged { .. } => "the journal was changed by another program; restore it from a backup",
+        JournalError::Damaged { .. } => UNREADABLE,
     };
     ui.fail(error, help);
     Exit::of_journal(error)
@@ -166,8 +170,8 @@ fn find_in(ui: &mut Ui, location: &Location, wanted: Option<&str>) -> Result<Fou
     match RunState::fold(&run.id, &events) {
         Ok(state) => Ok(Found { journal, events, state }),
         Err(error) => {
-            ui.fail(&error, "the journal was changed by another program; restore it from a backup");
-            Err(Exit::Bug)
+            ui.fail(&error, UNREADABLE);
+            Err(Exit::Failed)
         }
     }
 }

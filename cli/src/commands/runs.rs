@@ -3,7 +3,7 @@ use std::path::Path;
 use clap::Args;
 use comfy_table::{Table, presets};
 use pgplan_engine::{
-    journal::{Journal, Location},
+    journal::{Journal, JournalError, Location, RunLine},
     state::RunState,
 };
 use serde_json::json;
@@ -36,13 +36,13 @@ impl Runs {
             Ok(states) => states,
             Err(error) => return Ok(journal_failed(ui, &error)),
         };
-        states.retain(|state| plan.as_ref().is_none_or(|plan| plan.name == state.plan));
+        states.retain(|(state, _)| plan.as_ref().is_none_or(|plan| plan.name == state.plan));
         if self.json {
             let list: Vec<_> = states
                 .iter()
-                .map(|state| {
+                .map(|(state, status)| {
                     json!({
-                        "run": state.id, "plan": state.plan, "path": state.path, "status": word(state),
+                        "run": state.id, "plan": state.plan, "path": state.path, "status": status,
                         "started_at": state.started_at, "last_at": state.last_at,
                     })
                 })
@@ -52,22 +52,33 @@ impl Runs {
         }
         let mut table = Table::new();
         table.load_style(presets::NOTHING).set_header(["run", "plan", "status", "started", "time"]);
-        for state in &states {
+        for (state, status) in &states {
             let started = state.started_at.map(|at| format!("{at:.0}")).unwrap_or_default();
             let time = state.started_at.zip(state.last_at).map(|(from, to)| duration(between(from, to)));
-            table.add_row([&state.id, &state.plan, &word(state).to_owned(), &started, &time.unwrap_or_default()]);
+            table.add_row([&state.id, &state.plan, &(*status).to_owned(), &started, &time.unwrap_or_default()]);
         }
         ui.data(format!("{table}\n"))?;
         Ok(Exit::Done)
     }
 }
 
-fn read(location: &Location) -> Result<Vec<RunState>, pgplan_engine::journal::JournalError> {
+/// Returns all runs of a journal and how they stand; of one that cannot be read only the name is known.
+fn read(location: &Location) -> Result<Vec<(RunState, &'static str)>, JournalError> {
     let Some(journal) = Journal::open_existing(location)? else { return Ok(Vec::new()) };
     let mut states = Vec::new();
-    for run in journal.runs()? {
-        let state = RunState::fold(&run.id, &journal.events(&run.id)?);
-        states.push(state.unwrap_or_else(|_| RunState { id: run.id, plan: run.plan, ..RunState::default() }));
+    for RunLine { id, plan } in journal.runs()? {
+        let state = match journal.events(&id) {
+            Ok(events) => RunState::fold(&id, &events).ok(),
+            Err(JournalError::Damaged { .. }) => None,
+            Err(error) => return Err(error),
+        };
+        states.push(state.map_or_else(
+            || (RunState { id, plan, ..RunState::default() }, "cannot be read"),
+            |state| {
+                let status = word(&state);
+                (state, status)
+            },
+        ));
     }
     Ok(states)
 }

@@ -63,7 +63,13 @@ impl Session {
         let me = this_process();
         let opened = Journal::open(&state.location).and_then(|mut journal| {
             journal.acquire(&plan.name, &me)?;
-            let last = newest(&journal, &plan)?;
+            let last = match newest(&journal, &plan) {
+                Err(error @ JournalError::Damaged { .. }) if fresh => {
+                    ui.say(format!("warning: {error}; it is left as it is, and a new run begins"));
+                    None
+                }
+                read => read?,
+            };
             Ok((journal, last))
         });
         let (journal, last) = match opened {
