@@ -1,6 +1,6 @@
 # What people run; `make check` is what CI runs.
 
-.PHONY: help demo test chaos bench bench-merge check fmt install-postgres
+.PHONY: help demo test chaos bench bench-merge bench-rehearse check fmt install-postgres
 
 help: ## Shows this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 20
@@ -30,6 +30,10 @@ chaos: install-postgres ## Kills pgplan, its programs and servers 200 times (PGP
 bench: ## Measures pgplan against the client tools, in one run (SCALE, ROWS, ROUNDS)
 	@tests/bench/run.sh
 	@$(MAKE) --no-print-directory bench-merge
+	@$(MAKE) --no-print-directory bench-rehearse
 
 bench-merge: ## Measures a merge of 128 shards against the same inserts (MERGE_ROWS, SHARDS, ROUNDS)
 	@ROWS=$${MERGE_ROWS:-1000000} tests/bench/merge.sh
+
+bench-rehearse: ## Rehearses and then runs the plan of the demo, and compares the downtimes (REHEARSE_ROWS, ROUNDS)
+	@ROWS=$${REHEARSE_ROWS:-500000} tests/bench/rehearse.sh
