@@ -10,9 +10,10 @@ cd "$(dirname "$0")/../.."
 source tests/demo/world.sh
 
 step 'A rehearsal, against throwaway copies of both servers'
-export PGPASSWORD=$SOURCE_PASSWORD   # behind the tunnel that a rehearsal does not open
-run "$PGPLAN" rehearse plans/aptible-upgrade.yaml --assume 1s --address "source=$SOURCE_URL" --empty target
-unset PGPASSWORD
+# A rehearsal opens no tunnel, so it is told where the servers are; their passwords are where libpq looks for them.
+export PGPASSFILE=$folder/pgpass
+(umask 077; printf '127.0.0.1:%s:*:aptible:%s\n' "$port_source" "$SOURCE_PASSWORD" "$port_target" "$TARGET_PASSWORD" >"$PGPASSFILE")
+run "$PGPLAN" rehearse plans/aptible-upgrade.yaml --assume 1s --address "source=$SOURCE_URL" --address "target=$TARGET_URL"
 step 'The plan, without touching anything, and how long it will take'
 run "$PGPLAN" plan plans/aptible-upgrade.yaml
 step 'The upgrade'
