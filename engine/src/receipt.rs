@@ -23,6 +23,14 @@ pub const SCHEMA: &str = "pgplan";
 /// Tells the schema from one that someone else made.
 const COMMENT: &str = "receipts of pgplan runs; dropped when the last of them has ended well";
 
+/// Keeps the event triggers of users from taking part in what pgplan does with its own schema, where the role may say so:
+/// those that are enabled in the ordinary way everywhere, all of them since 17 (Client Connection Defaults).
+const NO_EVENT_TRIGGERS: &str = "DO $$ BEGIN PERFORM pg_catalog.set_config('session_replication_role', 'replica', true); \
+    EXCEPTION WHEN insufficient_privilege THEN NULL; END $$; \
+    DO $$ BEGIN IF pg_catalog.current_setting('server_version_num')::int >= 170000 THEN \
+    PERFORM pg_catalog.set_config('event_triggers', 'off', true); END IF; \
+    EXCEPTION WHEN insufficient_privilege THEN NULL; END $$;";
+
 /// Held while the schema is made: `CREATE … IF NOT EXISTS` of two sessions at once can fail in one of them.
 const LOCK: i64 = 0x7067_706c_616e_0001;
 
@@ -48,7 +56,7 @@ pub async fn ensure(session: &Session) -> Result<(), StepError> {
         return Ok(());
     }
     let sql = format!(
-        "BEGIN; SELECT pg_catalog.pg_advisory_xact_lock({LOCK}); \
+        "BEGIN; {NO_EVENT_TRIGGERS} SELECT pg_catalog.pg_advisory_xact_lock({LOCK}); \
          DO $$ BEGIN IF NOT EXISTS (SELECT FROM pg_catalog.pg_namespace WHERE nspname = 'pgplan') THEN \
            CREATE SCHEMA pgplan; COMMENT ON SCHEMA pgplan IS '{COMMENT}'; END IF; END $$; \
          CREATE TABLE IF NOT EXISTS pgplan.receipt (run text NOT NULL, action text NOT NULL, \
@@ -211,12 +219,11 @@ pub async fn drop_receipts(session: &Session, run: &str) -> Result<(), StepError
 /// What the server said.
 pub async fn drop_if_empty(session: &Session) -> Result<(), StepError> {
     let doing = "drop the receipts";
-    // Maps of new keys are of use only together with receipts. What else is in the schema, and a schema that was there before, stays. Event triggers that a restore brought along
-    // must not take part (they can be turned off since 17, by a superuser).
+    // Maps of new keys are of use only together with receipts. What else is in the schema, and a schema that was there
+    // before, stays.
     let sql = format!(
-        "BEGIN; LOCK TABLE pgplan.receipt IN ACCESS EXCLUSIVE MODE; \
+        "BEGIN; {NO_EVENT_TRIGGERS} LOCK TABLE pgplan.receipt IN ACCESS EXCLUSIVE MODE; \
          DO $$ DECLARE map regclass; BEGIN IF NOT EXISTS (SELECT FROM pgplan.receipt) THEN \
-           BEGIN PERFORM pg_catalog.set_config('event_triggers', 'off', true); EXCEPTION WHEN OTHERS THEN NULL; END; \
            DROP TABLE pgplan.receipt; \
            FOR map IN SELECT c.oid::pg_catalog.regclass FROM pg_catalog.pg_class c \
                       WHERE c.relnamespace = 'pgplan'::regnamespace AND c.relkind = 'r' \

@@ -104,6 +104,26 @@ async fn sql_happens_exactly_once() {
     assert_eq!(server.psql("postgres", "SELECT count(*) FROM pg_namespace WHERE nspname = 'pgplan'"), "0");
 }
 
+/// Users have event triggers that log each change of the schema, or forbid it.
+#[tokio::test(flavor = "multi_thread")]
+async fn event_triggers_do_not_see_the_receipts() {
+    for version in ["13", "15", "18"] {
+        let server = Cluster::start(version);
+        server.psql(
+            "postgres",
+            "CREATE TABLE seen (tag text); CREATE FUNCTION see() RETURNS event_trigger LANGUAGE plpgsql AS
+               'BEGIN INSERT INTO public.seen VALUES (tg_tag); IF tg_tag LIKE ''DROP%'' THEN RAISE ''forbidden''; END IF; END';
+             CREATE EVENT TRIGGER see ON ddl_command_end EXECUTE FUNCTION see(); CREATE TABLE t (x integer)",
+        );
+        let engine = Engine::new([("db", &server, "postgres")]);
+        engine.step::<Sql>(json!({ "database": "db", "run": "INSERT INTO t VALUES (1)" })).await.expect("it runs");
+        let session = connect(&engine.conninfo("db"), "test").await.expect("it connects");
+        receipt::drop_receipts(&session, "run1").await.expect("it drops");
+        crate::live_restore::no_receipts(&server, &["postgres"]);
+        assert_eq!(server.psql("postgres", "SELECT string_agg(tag, ',') FROM seen"), "CREATE TABLE", "on {version}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn sql_that_fails_leaves_nothing() {
     let server = Cluster::start("15");

@@ -248,6 +248,19 @@ async fn what_is_left_out_or_expected_does_not_fail() {
     let output = engine.step::<Verify>(body_ignoring).await.expect("all of it is expected");
     assert_eq!(output.warnings.len(), 3, "{:?}", output.warnings);
 
+    for (server, password) in [(&left, "one"), (&right, "other")] {
+        server.psql("postgres", &format!("ALTER ROLE reader PASSWORD '{password}'"));
+    }
+    let body_ignoring = json!({ "left": "left", "right": "right", "databases": "all", "ignore": ["*"] });
+    let output = engine.step::<Verify>(body_ignoring).await;
+    let output = output.expect("all of it is expected");
+    assert!(
+        output.warnings.iter().any(|said| said.starts_with("ignored: role reader: password")),
+        "{:?}",
+        output.warnings
+    );
+    assert!(!output.summary.contains("had gone"), "{}", output.summary);
+
     engine.set_user("reader");
     let output = engine.step::<Verify>(body).await.expect("a role without superuser may compare");
     assert!(output.summary.starts_with("1 table with 2 rows"), "{}", output.summary);
