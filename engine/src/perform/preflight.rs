@@ -1,7 +1,5 @@
 //! Asking servers for the hazards of the catalogue, read-only.
 
-use std::path::{Path, PathBuf};
-
 use futures_util::future::join_all;
 use jiff::{Timestamp, tz::TimeZone};
 use tokio_postgres::SimpleQueryRow;
@@ -103,7 +101,7 @@ async fn look(op: &Preflight, cx: &PerformCx) -> Result<Report, StepError> {
         becomes: None,
         bootstrap: None,
         dumpers: dumpers(cx),
-        space: free_space(&cx.run_dir),
+        space: super::disk::free_space(&cx.run_dir),
         poolers: Vec::new(),
     };
     let mut hunt = Hunt::default();
@@ -140,14 +138,6 @@ fn databases(op: &Preflight, source: &ServerFacts) -> Result<Vec<String>, StepEr
 fn dumpers(cx: &PerformCx) -> Vec<u32> {
     let having = cx.clients.found.iter().filter(|client| client.programs.contains("pg_dump"));
     having.map(|client| client.version_num / 10_000).collect()
-}
-
-/// Returns the nearest folder that exists, and the bytes that are free there for this user.
-fn free_space(folder: &Path) -> Option<(String, u64)> {
-    let here = |folder: &Path| if folder.as_os_str().is_empty() { PathBuf::from(".") } else { folder.to_owned() };
-    let there = folder.ancestors().map(here).find(|folder| folder.is_dir())?;
-    let found = nix::sys::statvfs::statvfs(&there).ok()?;
-    Some((there.display().to_string(), found.blocks_available() * found.fragment_size()))
 }
 
 /// What was found so far.

@@ -5,25 +5,16 @@
 //! plan connects as, which get one random password on all copies. Tablespaces are not copied: everything lies in the
 //! copy's folder.
 
-use std::{
-    collections::BTreeMap,
-    path::{Path, PathBuf},
-    sync::Arc,
-};
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
 
 use secrecy::{ExposeSecret as _, SecretString};
 use tokio_util::sync::CancellationToken;
 
-use super::{
-    Options, SECRET,
-    addresses::{Addresses, given},
-    files, folder_of_servers, sample, settings,
-};
+use super::{Options, SECRET, addresses::Addresses, files, folder_of_servers, origins::Origin, sample};
 use crate::{
     action::OutputValue,
     artifact::{DumpArtifact, DumpFormat, DumpScope},
     error::{ErrorKind, StepError},
-    facts::{Depth, ServerFacts},
     op::{Compat, Compress, CreateCluster, DumpOp, Expected, OnError, Op, Part, RestoreOp},
     perform::{self, PerformCx, Progress},
     plan::{Database, Plan},
@@ -36,8 +27,6 @@ use crate::{
     receipt,
     secret::percent_encode,
     sql::FilterRules,
-    survey,
-    template::Known,
     timing::TimedServer,
     world::{Consent, Real, Settings},
 };
@@ -59,23 +48,12 @@ pub(super) struct Copied {
     pub(super) sample: Option<String>,
 }
 
-/// A real server, with the databases of the plan that lie on it.
-struct Origin {
-    /// The plan's names, with the role and the database that each connects to.
-    names: Vec<(String, String, String)>,
-    /// How it is reached; absent for one that is made empty or from a backup.
-    info: Option<ConnInfo>,
-    /// A dump to fill it with.
-    backup: Option<DumpArtifact>,
-    facts: ServerFacts,
-    like: settings::Likeness,
-}
-
-struct Copier<'a> {
-    options: &'a Options,
+/// Makes the copies.
+pub(super) struct Copier<'a> {
+    pub(super) options: &'a Options,
     servers: PathBuf,
     password: SecretString,
-    looking: Real,
+    pub(super) looking: Real,
     cancel: &'a CancellationToken,
 }
 
@@ -154,105 +132,7 @@ fn moved(database: &Database, user: &str, dbname: &str, port: u16) -> Database {
 }
 
 impl Copier<'_> {
-    /// Finds the real servers behind the plan's databases.
-    async fn origins(
-        &self,
-        plan: &Plan,
-        vars: &BTreeMap<String, String>,
-        say: &mut (dyn FnMut(String) + Send),
-    ) -> Result<Vec<Origin>, StepError> {
-        let names = self.looking.names_at_start();
-        let environment = Environment::from_vars(vars.clone());
-        let mut origins: Vec<Origin> = Vec::new();
-        let mut without = Vec::new();
-        for (name, database) in &plan.databases {
-            if !self.is_used(plan, name) || is_made_by_the_plan(plan, database) {
-                continue;
-            }
-            if let Some(file) = self.options.backups.get(name) {
-                origins.push(self.backed_up(name, database, file).await?);
-                continue;
-            }
-            let info = match self.options.addresses.get(name) {
-                Some(text) => Some(given(name, text, &environment)?),
-                None if self.options.empty.contains(name) => None,
-                None => match names.connection(name)? {
-                    Known::Now(info) => Some(info),
-                    Known::After(_) => None,
-                },
-            };
-            let Some(info) = info else {
-                without.push((name, database));
-                continue;
-            };
-            let facts = survey::server(&info, Depth::AllTables).await.map_err(|error| {
-                error.help(format!(
-                    "the rehearsal copies `{name}`, so it must be reached; or say --empty {name}, and an empty server takes \
-                     its place"
-                ))
-            })?;
-            let entry = (name.clone(), info.user.clone(), info.dbname.clone());
-            let same = |origin: &&mut Origin| match (origin.facts.system_identifier, facts.system_identifier) {
-                (Some(one), Some(other)) => one == other,
-                _ => origin.info.as_ref().is_some_and(|known| {
-                    known
-                        .hosts
-                        .iter()
-                        .map(|host| (&host.address, host.port))
-                        .eq(info.hosts.iter().map(|host| (&host.address, host.port)))
-                }),
-            };
-            if let Some(origin) = origins.iter_mut().filter(|origin| origin.info.is_some()).find(|origin| same(origin))
-            {
-                origin.names.push(entry);
-                continue;
-            }
-            let like = settings::look(&info).await?;
-            origins.push(Origin { names: vec![entry], info: Some(info), backup: None, facts, like });
-        }
-        for (name, database) in without {
-            let origin = empty(name, database, origins.first())?;
-            let (_, user, dbname) = &origin.names[0];
-            let why = match database.after.first().filter(|_| !self.options.empty.contains(name)) {
-                Some(step) => format!("its address is known after step `{step}`, which is simulated"),
-                None => "as asked for".to_owned(),
-            };
-            say(format!(
-                "{name}: an empty server takes its place ({why}): PostgreSQL {}, role {user}, database {dbname}",
-                origin.facts.major()
-            ));
-            origins.push(origin);
-        }
-        Ok(origins)
-    }
-
-    fn is_used(&self, plan: &Plan, name: &str) -> bool {
-        let uses = plan.steps.iter().flat_map(|step| &step.declared.databases);
-        let mut uses = uses.map(|(used, ..)| used);
-        // A step with templates in its names may use any.
-        uses.any(|used| used == name || used.contains("${{"))
-            || plan.steps.iter().any(|step| {
-                let text = step.text().to_string();
-                text.contains(name)
-            })
-    }
-
-    async fn backed_up(&self, name: &str, database: &Database, file: &Path) -> Result<Origin, StepError> {
-        let cx = self.cx("backup", Addresses::default());
-        let dump = perform::existing_dump::look(file, &cx).await?;
-        let major = database.expect.major.unwrap_or(dump.source_version_num / 10_000);
-        let dbname = if dump.database.is_empty() { "postgres".to_owned() } else { dump.database.clone() };
-        let facts = ServerFacts { version_num: major * 10_000, version: major.to_string(), ..ServerFacts::default() };
-        let like = settings::Likeness {
-            superuser: "postgres".to_owned(),
-            locale: "C.UTF-8".to_owned(),
-            ..settings::Likeness::default()
-        };
-        let names = vec![(name.to_owned(), like.superuser.clone(), dbname)];
-        Ok(Origin { names, info: None, backup: Some(dump), facts, like })
-    }
-
-    fn cx(&self, action: &str, addresses: Addresses) -> PerformCx {
+    pub(super) fn cx(&self, action: &str, addresses: Addresses) -> PerformCx {
         let addresses = Arc::new(addresses);
         PerformCx {
             run_id: self.options.id.clone(),
@@ -352,7 +232,7 @@ impl Copier<'_> {
         copied: &mut Copied,
         say: &mut (dyn FnMut(String) + Send),
     ) -> Result<f64, StepError> {
-        let users: Vec<&String> = origin.databases_and_users().collect();
+        let users: Vec<&String> = origin.users().collect();
         let mut globals = vec!["--no-password".to_owned(), "--globals-only".to_owned()];
         if !origin.facts.superuser {
             globals.push("--no-role-passwords".to_owned());
@@ -511,7 +391,7 @@ impl Copier<'_> {
 
     /// Gives the roles that the plan connects as the password of the rehearsal.
     async fn let_in(&self, origin: &Origin, to: &ConnInfo) -> Result<(), StepError> {
-        let roles = origin.databases_and_users().chain([&origin.like.superuser]);
+        let roles = origin.users().chain([&origin.like.superuser]);
         let mut roles: Vec<&String> = roles.collect();
         roles.sort_unstable();
         roles.dedup();
@@ -541,42 +421,6 @@ impl Copier<'_> {
     }
 }
 
-impl Origin {
-    fn databases_and_users(&self) -> impl Iterator<Item = &String> {
-        self.names.iter().map(|(_, user, _)| user)
-    }
-}
-
 fn interrupted() -> StepError {
     StepError::new(ErrorKind::Interrupted, "the rehearsal was stopped while a throwaway server was filled")
-}
-
-/// Returns whether a database's address comes from servers that the plan makes on this machine.
-fn is_made_by_the_plan(plan: &Plan, database: &Database) -> bool {
-    let made = |id: &String| {
-        let step = plan.step(id);
-        step.is_some_and(|step| step.kind == "provision" && step.body.get("managed").is_some())
-    };
-    !database.after.is_empty() && database.after.iter().all(made)
-}
-
-/// Returns an empty server for a database that cannot be looked at.
-fn empty(name: &str, database: &Database, like: Option<&Origin>) -> Result<Origin, StepError> {
-    let Some(major) = database.expect.major else {
-        let message = format!("which version the server of `{name}` has is not known before the plan runs");
-        return Err(StepError::new(ErrorKind::Plan, message).help(format!(
-            "write `expect: {{ major: … }}` to the database, or say where it is: --address {name}=postgres://user@host/db"
-        )));
-    };
-    let (user, dbname) = like.map_or_else(
-        || ("postgres".to_owned(), "postgres".to_owned()),
-        |origin| (origin.names[0].1.clone(), origin.names[0].2.clone()),
-    );
-    let likeness = settings::Likeness {
-        superuser: user.clone(),
-        locale: like.map_or_else(|| "C.UTF-8".to_owned(), |origin| origin.like.locale.clone()),
-        ..settings::Likeness::default()
-    };
-    let facts = ServerFacts { version_num: major * 10_000, version: major.to_string(), ..ServerFacts::default() };
-    Ok(Origin { names: vec![(name.to_owned(), user, dbname)], info: None, backup: None, facts, like: likeness })
 }

@@ -13,6 +13,7 @@ mod addresses;
 pub mod copy;
 mod files;
 pub mod leftovers;
+mod origins;
 pub mod sample;
 mod settings;
 mod simulate;
