@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use pgplan_engine::{
-    explain::{ALL, decode},
+    explain::{ALL, DUMPING, decode},
     postgres::{ConnInfo, Environment, Session, connect::connect},
 };
 
@@ -133,6 +133,74 @@ fn every_known_error_has_a_case_or_says_why_not() {
     let cases = CASES.iter().map(|(code, ..)| *code).chain(UNTESTED.map(|(code, _)| code)).chain(["too_many_sessions"]);
     let cases: BTreeSet<&str> = cases.collect();
     assert_eq!(cases, ALL.iter().map(|known| known.code).collect());
+}
+
+/// Errors of dumps that no server of the tests can be brought to, and why.
+const UNTESTED_OF_DUMPS: [(&str, &str); 4] = [
+    ("dump_timeout", "pg_dump turns the timeouts of roles and databases off"),
+    ("dump_of_standby", "needs a standby"),
+    ("dump_too_many_sessions", "pgplan's own look comes before and is refused"),
+    ("dump_by_older_client", "pgplan takes no client that is older than the source"),
+];
+
+/// What makes each error of a dump: its code, as which role, the database and what is in it.
+const DUMPS: &[(&str, &str, &str, &str)] = &[
+    (
+        "dump_row_security",
+        "reader",
+        "TEMPLATE template0",
+        "CREATE TABLE t AS SELECT 1 AS a; ALTER TABLE t ENABLE ROW LEVEL SECURITY; GRANT SELECT ON t TO reader",
+    ),
+    ("dump_no_right", "reader", "TEMPLATE template0", "CREATE TABLE t AS SELECT 1 AS a"),
+    (
+        "dump_damaged_data",
+        "postgres",
+        "TEMPLATE template0",
+        "CREATE TABLE t (a text); ALTER TABLE t ALTER a SET STORAGE EXTERNAL; INSERT INTO t VALUES (repeat('x', 100000));
+         SET allow_system_table_mods = on;
+         UPDATE pg_class SET relkind = 'r' WHERE relname LIKE 'pg\\_toast\\_1____' AND relkind = 't';
+         DO $$ BEGIN EXECUTE 'DELETE FROM ' || (SELECT reltoastrelid::regclass FROM pg_class WHERE relname = 't'); END $$;
+         UPDATE pg_class SET relkind = 't' WHERE relname LIKE 'pg\\_toast\\_1____' AND relkind = 'r'",
+    ),
+    (
+        "dump_invalid_bytes",
+        "postgres",
+        "TEMPLATE template0 ENCODING 'SQL_ASCII' LOCALE 'C'",
+        r"CREATE TABLE t (a text); INSERT INTO t VALUES (E'\xff')",
+    ),
+    (
+        "dump_out_of_locks",
+        "postgres",
+        "TEMPLATE template0",
+        "DO $$ BEGIN FOR i IN 1..4000 LOOP EXECUTE format('CREATE TABLE t_%s (a int)', i);
+           IF i % 50 = 0 THEN COMMIT; END IF; END LOOP; END $$",
+    ),
+];
+
+#[test]
+fn what_a_dump_says_is_decoded() {
+    let env = TestEnv::new();
+    let conf = ["max_locks_per_transaction = 10", "max_connections = 10"].map(str::to_owned);
+    let cluster = Cluster::with(Settings { conf: conf.into(), ..Settings::new("18") });
+    cluster.psql("postgres", "CREATE ROLE reader LOGIN");
+    let mut seen: BTreeSet<&str> = UNTESTED_OF_DUMPS.map(|(code, _)| code).into();
+    for (code, role, how, content) in DUMPS {
+        cluster.psql("postgres", &format!("CREATE DATABASE {code} {how}"));
+        cluster.psql(code, content);
+        let url = cluster.url(code).replacen("postgres@", &format!("{role}@"), 1);
+        env.write(
+            "plan.yaml",
+            &format!(
+                "version: 1\nname: {code}\ndatabases: {{ db: {{ url: \"{url}\" }} }}\n\
+                 steps: [{{ dump: {{ from: db, scope: database }} }}]\n"
+            ),
+        );
+        let told = env.pgplan(&["apply", "plan.yaml"]).expect(1).stderr;
+        assert!(told.contains(&format!("(`pgplan explain {code}`)")), "{code}: {told}");
+        assert!(env.pgplan(&["explain", code]).expect(0).stdout.contains("an error of a dump"));
+        seen.insert(code);
+    }
+    assert_eq!(seen, DUMPING.iter().map(|known| known.code).collect());
 }
 
 #[test]

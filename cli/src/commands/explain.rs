@@ -15,7 +15,7 @@ use crate::{
 /// What `pgplan check` says about each code, with a plan that has it; written from the program itself.
 const MESSAGES: &str = include_str!("../../../docs/reference/messages.md");
 
-/// Explain a code: of a problem in a plan, of a hazard, of an error in a restore
+/// Explain a code: of a problem in a plan, of a hazard, of an error in a restore or a dump
 #[derive(Debug, Args)]
 pub(crate) struct Explain {
     /// The code; absent = list all
@@ -59,14 +59,19 @@ impl Explain {
 
     fn list(&self, ui: &mut Ui) -> io::Result<()> {
         let hazards: Vec<&str> = preflight::all().iter().map(|rule| rule.code).collect();
-        let errors: Vec<&str> = explain::ALL.iter().map(|known| known.code).collect();
+        let codes = |known: &[Known]| known.iter().map(|known| known.code).collect::<Vec<&str>>();
+        let (errors, dumping) = (codes(explain::ALL), codes(explain::DUMPING));
         let problems: Vec<&str> = MESSAGES.lines().filter_map(|line| line.strip_prefix("## ")).collect();
         if self.json {
-            let all = json!({ "hazards": hazards, "errors": errors, "problems": problems });
+            let all = json!({ "hazards": hazards, "errors": errors, "errors_of_dumps": dumping, "problems": problems });
             return ui.data(format!("{}\n", serde_json::to_string_pretty(&all)?));
         }
-        let groups =
-            [("hazards of a preflight", hazards), ("errors of a restore", errors), ("problems of a plan", problems)];
+        let groups = [
+            ("hazards of a preflight", hazards),
+            ("errors of a restore", errors),
+            ("errors of a dump", dumping),
+            ("problems of a plan", problems),
+        ];
         for (heading, codes) in groups {
             ui.data(format!("{}\n  {}\n", paint(heading, Tone::Strong), codes.join("\n  ")))?;
         }
@@ -89,7 +94,11 @@ fn of_rule(rule: &Rule) -> String {
 
 fn of_known(known: &Known) -> String {
     let (cause, fix) = (generic(known.cause), generic(known.fix));
-    format!("an error of a restore, SQLSTATE {}\n  cause: {cause}\n  fix:   {fix}\n", known.sqlstates.join(", "))
+    let of = match known.sqlstates {
+        [] => "an error of a dump".to_owned(),
+        states => format!("an error of a restore, SQLSTATE {}", states.join(", ")),
+    };
+    format!("{of}\n  cause: {cause}\n  fix:   {fix}\n")
 }
 
 /// Returns a text without the names that only an error has.

@@ -11,7 +11,9 @@ macro_rules! known {
     };
 }
 
-/// Every known error.
+pub(super) use known;
+
+/// Every known error of a restore.
 pub const ALL: &[Known] = &[
     known!(
         "missing_extension",

@@ -25,6 +25,7 @@ use crate::{
     artifact::{self, DumpArtifact, DumpFormat, DumpScope},
     claim::Purpose,
     error::{ErrorKind, StepError},
+    explain,
     op::{Compress, DumpOp},
     postgres::{ConnInfo, connect::connect_read_only},
     quantity::counted,
@@ -299,6 +300,9 @@ impl Job<'_> {
             error.kind = ErrorKind::Connection;
         } else if has("permission denied") {
             error.kind = ErrorKind::Permission;
+        }
+        if let Some(known) = explain::decode_printed(&lines) {
+            error = error.detail(format!("cause: {} (`pgplan explain {}`)", known.cause, known.code)).help(known.fix);
         }
         Err(lines.into_iter().fold(error, StepError::detail))
     }
