@@ -3,9 +3,11 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
+use std::process::Child;
 use std::time::{Duration, Instant};
 
-use nix::unistd::geteuid;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::{Pid, geteuid};
 use serde_json::{Value, json};
 
 use crate::cluster::Cluster;
@@ -144,6 +146,7 @@ fn a_plan_is_rehearsed_without_touching_anything_real() {
     assert!(env.pgplan(&["plan", &file, "--format", "markdown"]).expect(0).stdout.contains("### Downtime"));
 
     a_killed_rehearsal_is_cleaned_up_by_the_next(&env, &source, &target);
+    an_interrupted_rehearsal_leaves_nothing(&env, &source, &target);
     let sampled = records(&env).pop().expect("the last one is there");
     let share = sampled["servers"]["source"]["share"].as_f64().expect("a number");
     assert!((0.01..1.0).contains(&share), "{sampled:#}");
@@ -200,44 +203,116 @@ fn a_backup_is_rehearsed_with(env: &TestEnv, server: &Cluster) {
     env.pgplan(&["rehearse", "from-backup.yaml", "--empty", "other"]).expect(2);
 }
 
-/// Kills a rehearsal while it fills its servers; the next one, of a sample, finds and removes them.
-fn a_killed_rehearsal_is_cleaned_up_by_the_next(env: &TestEnv, source: &Cluster, target: &Cluster) {
+/// Starts a rehearsal; returns it, filling its first server, and its id.
+fn filling(env: &TestEnv, more: &[String]) -> (Child, String) {
     let known: Vec<PathBuf> = folders(&rehearsals(env));
     let file = plan("aptible-upgrade.yaml");
-    let addresses = addresses(source, target);
     let mut args = vec!["rehearse", file.as_str()];
-    args.extend(addresses.iter().map(String::as_str));
-    let mut child = env.command(&args).spawn().expect("pgplan starts");
+    args.extend(more.iter().map(String::as_str));
+    let child = env.command(&args).spawn().expect("pgplan starts");
     let deadline = Instant::now() + Duration::from_secs(120);
-    let id = loop {
-        assert!(Instant::now() < deadline, "no server was made");
+    let mut filled = None;
+    while filled.is_none() && Instant::now() < deadline {
         std::thread::sleep(Duration::from_millis(20));
-        let Some(folder) = folders(&rehearsals(env)).into_iter().find(|folder| !known.contains(folder)) else {
-            continue;
-        };
-        let id = folder.file_name().expect("it has a name").to_string_lossy().into_owned();
-        let stamp = fs::read_to_string(servers_of(env, &id).join("copy-0/pgplan.json")).unwrap_or_default();
-        if stamp.contains("\"complete\":true") {
-            break id;
-        }
-    };
+        let new = folders(&rehearsals(env)).into_iter().find(|folder| !known.contains(folder));
+        let id = new.and_then(|folder| Some(folder.file_name()?.to_string_lossy().into_owned()));
+        filled = id.filter(|id| {
+            let stamp = fs::read_to_string(servers_of(env, id).join("copy-0/pgplan.json")).unwrap_or_default();
+            stamp.contains("\"complete\":true")
+        });
+    }
+    (child, filled.expect("no server was made"))
+}
+
+/// Returns the process of the first throwaway server.
+fn server_process(env: &TestEnv, id: &str) -> Pid {
+    let file = servers_of(env, id).join("copy-0/data/postmaster.pid");
+    let text = fs::read_to_string(file).expect("the server runs");
+    Pid::from_raw(text.lines().next().and_then(|pid| pid.parse().ok()).expect("a pid"))
+}
+
+/// Fails when a process runs; one that only waits for its parent's notice has ended.
+#[track_caller]
+fn has_ended(process: Pid) {
+    let stat = fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
+    let state = stat.rsplit_once(") ").map_or("", |(_, rest)| rest);
+    assert!(state.is_empty() || state.starts_with('Z'), "the server still runs: {stat}");
+}
+
+/// Kills a rehearsal while it fills its servers; the next one, of a sample, finds and removes them.
+fn a_killed_rehearsal_is_cleaned_up_by_the_next(env: &TestEnv, source: &Cluster, target: &Cluster) {
+    let addresses = addresses(source, target);
+    let (mut child, id) = filling(env, &addresses);
     child.kill().expect("it can be killed");
     child.wait().expect("it ends");
-    let server = servers_of(env, &id).join("copy-0");
-    let pid = fs::read_to_string(server.join("data/postmaster.pid")).expect("the server runs");
-    let pid: i32 = pid.lines().next().and_then(|pid| pid.parse().ok()).expect("a pid");
+    let server = server_process(env, &id);
     let mut more: Vec<String> = addresses.to_vec();
     more.extend(["--sample".to_owned(), "20%".to_owned()]);
     let said = rehearse(env, &more).expect(0);
     assert!(said.stderr.contains(&format!("removed what the killed rehearsal {id} had left")), "{}", said.stderr);
     assert!(said.stderr.contains("sample: db: "), "{}", said.stderr);
     assert!(!servers_of(env, &id).exists());
-    assert!(nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), None).is_err(), "the server still runs");
+    has_ended(server);
+}
+
+/// Stops a rehearsal while it fills its servers: it removes all it has made.
+fn an_interrupted_rehearsal_leaves_nothing(env: &TestEnv, source: &Cluster, target: &Cluster) {
+    let before = records(env).len();
+    let (child, id) = filling(env, &addresses(source, target));
+    let server = server_process(env, &id);
+    kill(Pid::from_raw(i32::try_from(child.id()).expect("it fits")), Signal::SIGINT).expect("it runs");
+    let said = Outcome::of(&child.wait_with_output().expect("it ends")).expect(4).stderr;
+    assert!(said.contains("removing the throwaway servers"), "{said}");
+    assert!(!servers_of(env, &id).exists());
+    has_ended(server);
+    assert_eq!(records(env).len(), before);
 }
 
 fn folders(folder: &Path) -> Vec<PathBuf> {
     let entries = fs::read_dir(folder).into_iter().flatten();
     entries.map(|entry| entry.expect("it can be read").path()).filter(|path| path.is_dir()).collect()
+}
+
+const POOR: &str = "\
+version: 1
+name: poor
+databases:
+  source: { url: 'SOURCE' }
+  target: { url: 'TARGET' }
+steps:
+  - dump: { from: source, scope: database }
+  - filter: { no_owner: true, no_acl: true }
+  - restore: { into: target }
+  - verify: { left: source, right: target, ignore: [role mover, membership mover *] }
+";
+
+/// On a hosted server nobody is a superuser: what the role may not enter is left out, and said.
+#[test]
+fn a_role_that_is_no_superuser_rehearses_what_it_may_read() {
+    let env = TestEnv::new();
+    let (source, target) = (Cluster::start("15"), Cluster::start("18"));
+    source.psql("postgres", "CREATE ROLE mover LOGIN; GRANT pg_read_all_data TO mover");
+    for database in ["app", "closed"] {
+        source.psql("postgres", &format!("CREATE DATABASE {database}"));
+        source.psql(
+            database,
+            "CREATE TABLE t AS SELECT g AS n, repeat('x', 100) AS text FROM generate_series(1, 40000) g;
+             CREATE TABLE small AS SELECT 1 AS n",
+        );
+    }
+    source.psql("postgres", "REVOKE CONNECT ON DATABASE closed FROM PUBLIC");
+    target.psql("postgres", "CREATE DATABASE app");
+    let url = source.url("app").replacen("postgres@", "mover@", 1);
+    env.write("poor.yaml", &POOR.replace("SOURCE", &url).replace("TARGET", &target.url("app")));
+    let before = (image(&source, "app"), image(&target, "app"));
+
+    let said = env.pgplan(&["rehearse", "poor.yaml", "--sample", "25%"]).expect(0).stderr;
+    assert!(said.contains("closed: role mover may not enter it, so the copy does not have it"), "{said}");
+    assert!(said.contains("sample: app: 1 table with 25 % of the pages each, 1 table whole"), "{said}");
+    assert!(said.contains("plan poor was rehearsed"), "{said}");
+    assert_eq!(before, (image(&source, "app"), image(&target, "app")));
+    let refused = env.pgplan(&["rehearse", "poor.yaml", "--clone", "source"]).expect(1);
+    assert!(refused.stderr.contains("REPLICATION"), "{}", refused.stderr);
 }
 
 const BUDGET: &str = "\

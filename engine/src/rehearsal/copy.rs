@@ -5,7 +5,11 @@
 //! plan connects as, which get one random password on all copies. Tablespaces are not copied: everything lies in the
 //! copy's folder.
 
-use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::PathBuf,
+    sync::Arc,
+};
 
 use secrecy::{ExposeSecret as _, SecretString};
 use tokio_util::sync::CancellationToken;
@@ -16,17 +20,19 @@ use crate::{
     artifact::{DumpArtifact, DumpFormat, DumpScope},
     error::{ErrorKind, StepError},
     op::{Compat, Compress, CreateCluster, DumpOp, Expected, OnError, Op, Part, RestoreOp},
-    perform::{self, PerformCx, Progress},
+    perform::{self, PerformCx, Progress, disk::free_space},
     plan::{Database, Plan},
     postgres::{
-        ConnInfo, Environment,
+        ConnInfo, Environment, Session,
         connect::{connect, execute},
         quote::{ident, literal},
+        rows::{rows, text},
     },
     quantity::bytes,
     receipt,
     secret::percent_encode,
     sql::FilterRules,
+    survey,
     timing::TimedServer,
     world::{Consent, Real, Settings},
 };
@@ -46,7 +52,11 @@ pub(super) struct Copied {
     pub(super) servers: BTreeMap<String, TimedServer>,
     /// What the sample is.
     pub(super) sample: Option<String>,
+    verifiers: Verifiers,
 }
+
+/// The verifiers that roles of copies got, by the role and the verifier it really has; empty when that is none or unknown.
+type Verifiers = BTreeMap<(String, String), String>;
 
 /// Makes the copies.
 pub(super) struct Copier<'a> {
@@ -74,9 +84,20 @@ pub(super) async fn all(
     let copier =
         Copier { options, servers: folder_of_servers(&options.id, &options.folder), password, looking, cancel };
     let origins = copier.origins(plan, vars, say).await?;
+    if let Some((folder, free)) = free_space(&copier.servers) {
+        let sizes = origins.iter().filter(|origin| origin.info.is_some()).map(Origin::bytes).collect();
+        let room = Room { folder, free, sizes, share: options.sample };
+        room.judge()?.into_iter().for_each(&mut *say);
+    }
     let password_file = options.folder.join("password");
     files::write(&password_file, copier.password.expose_secret())?;
-    let mut copied = Copied { databases: BTreeMap::new(), password_file, servers: BTreeMap::new(), sample: None };
+    let mut copied = Copied {
+        databases: BTreeMap::new(),
+        password_file,
+        servers: BTreeMap::new(),
+        sample: None,
+        verifiers: Verifiers::new(),
+    };
     for (number, origin) in origins.iter().enumerate() {
         let port = Box::pin(copier.copy(number, origin, &mut copied, say)).await?;
         for (name, user, dbname) in &origin.names {
@@ -99,6 +120,44 @@ fn refuse_unknown(plan: &Plan, options: &Options) -> Result<(), StepError> {
         }
     }
     Ok(())
+}
+
+/// The room that copies need, and that there is.
+struct Room {
+    /// Where the copies lie.
+    folder: String,
+    /// Bytes that are free there.
+    free: u64,
+    /// Bytes of each server that is copied.
+    sizes: Vec<u64>,
+    /// Which share of the rows is copied; `None` = all.
+    share: Option<f64>,
+}
+
+impl Room {
+    /// Returns a warning when the disk may become full: what is restored takes as much again, and dumps lie beside it.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Resources`] when the copies alone do not fit.
+    fn judge(&self) -> Result<Option<String>, StepError> {
+        let (all, largest) = (self.sizes.iter().sum::<u64>(), self.sizes.iter().max().copied().unwrap_or_default());
+        let whole = format!("{} are free in {}", bytes(self.free), self.folder);
+        let copies = self.share.map_or(all, |share| part(all, share));
+        if copies > self.free {
+            let message = format!("the copies take up to {}, and {whole}", bytes(copies));
+            return Err(StepError::new(ErrorKind::Resources, message).help(
+                "make room there, copy less with --sample 10%, or let an empty server take a database's place with --empty NAME",
+            ));
+        }
+        // Of a sample it is not known which tables are copied whole.
+        let most = all.saturating_add(largest).saturating_add(largest / 4);
+        Ok((most > self.free).then(|| format!("warning: the rehearsal takes up to {}, and {whole}", bytes(most))))
+    }
+}
+
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_precision_loss, reason = "an estimate")]
+fn part(bytes: u64, share: f64) -> u64 {
+    (bytes as f64 * share) as u64
 }
 
 fn looking(options: &Options) -> Settings {
@@ -187,7 +246,7 @@ impl Copier<'_> {
         };
         let to = ConnInfo::parse(url.expose_secret(), &Environment::from_vars([]))
             .map_err(|error| StepError::new(ErrorKind::Internal, format!("the address of a copy: {error}")))?;
-        let sizes = origin.facts.user_databases().map(|database| database.bytes).sum::<u64>();
+        let sizes = origin.bytes();
         for reservation in &origin.like.reservations {
             say(format!("{list}: {reservation}"));
         }
@@ -212,7 +271,7 @@ impl Copier<'_> {
         } else if !cloned {
             self.make_database(&origin.names[0].2, &to).await?;
         }
-        self.let_in(origin, &to).await?;
+        self.let_in(origin, &to, &mut copied.verifiers).await?;
         let rows = origin.facts.rows();
         for (name, ..) in &origin.names {
             if origin.info.is_some() {
@@ -250,6 +309,13 @@ impl Copier<'_> {
         self.carry(&dump, from, to, Some(rules), &origin.like.superuser).await?;
         let (mut whole, mut kept, mut told) = (0.0, 0.0, Vec::new());
         for (number, database) in origin.facts.user_databases().enumerate() {
+            if database.tables.is_none() {
+                say(format!(
+                    "{} {}: role {} may not enter it, so the copy does not have it",
+                    origin.facts.label, database.name, origin.facts.user
+                ));
+                continue;
+            }
             let from = from.with_dbname(&database.name);
             let is_there = ALWAYS_THERE.contains(&database.name.as_str());
             let mut args =
@@ -390,19 +456,34 @@ impl Copier<'_> {
     }
 
     /// Gives the roles that the plan connects as the password of the rehearsal.
-    async fn let_in(&self, origin: &Origin, to: &ConnInfo) -> Result<(), StepError> {
-        let roles = origin.users().chain([&origin.like.superuser]);
-        let mut roles: Vec<&String> = roles.collect();
-        roles.sort_unstable();
-        roles.dedup();
-        let password = literal(self.password.expose_secret());
+    ///
+    /// Two servers get the same verifier of it where the real ones have the same, so that a comparison of the copies
+    /// finds what one of the real servers would.
+    async fn let_in(&self, origin: &Origin, to: &ConnInfo, given: &mut Verifiers) -> Result<(), StepError> {
+        let roles: BTreeSet<&String> = origin.users().chain([&origin.like.superuser]).collect();
+        let real = match origin.info.as_ref().filter(|_| origin.facts.superuser) {
+            Some(info) => verifiers(survey::connect_anywhere(info).await?, &roles).await?,
+            None => BTreeMap::new(),
+        };
         // Copies take no other; a server may be set to make md5 ones still.
         let mut sql = vec!["SET password_encryption = 'scram-sha-256'".to_owned()];
-        let passwords: Vec<String> =
-            roles.iter().map(|role| format!("ALTER ROLE {} PASSWORD {password}", ident(role))).collect();
-        sql.extend(passwords);
+        for role in &roles {
+            let key = ((*role).clone(), real.get(*role).cloned().unwrap_or_default());
+            let password =
+                given.get(&key).map_or_else(|| literal(self.password.expose_secret()), |known| literal(known));
+            sql.push(format!("ALTER ROLE {} PASSWORD {password}", ident(role)));
+        }
         sql.push("CHECKPOINT".to_owned());
-        self.run(to, "set the passwords of a copy", &sql).await
+        // By one session: a new one would have to know the new password.
+        let session = connect(to, NAME).await?;
+        for statement in &sql {
+            execute(&session, "set the passwords of a copy", statement).await?;
+        }
+        for (role, made) in verifiers(session, &roles).await? {
+            let real = real.get(&role).cloned().unwrap_or_default();
+            given.insert((role, real), made);
+        }
+        Ok(())
     }
 
     async fn run(&self, to: &ConnInfo, doing: &str, sql: &[String]) -> Result<(), StepError> {
@@ -421,6 +502,37 @@ impl Copier<'_> {
     }
 }
 
+/// Reads the password verifiers of roles, which only a superuser may; those without one are left out. Closes the session.
+async fn verifiers(session: Session, roles: &BTreeSet<&String>) -> Result<BTreeMap<String, String>, StepError> {
+    let list: Vec<String> = roles.iter().map(|role| literal(role)).collect();
+    let sql = format!(
+        "SELECT rolname, rolpassword FROM pg_catalog.pg_authid WHERE rolpassword IS NOT NULL AND rolname IN ({})",
+        list.join(", ")
+    );
+    let found = rows(&session, "read the passwords of roles", &sql).await;
+    session.close().await;
+    Ok(found?.iter().map(|row| (text(row, 0).to_owned(), text(row, 1).to_owned())).collect())
+}
+
 fn interrupted() -> StepError {
     StepError::new(ErrorKind::Interrupted, "the rehearsal was stopped while a throwaway server was filled")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_does_not_fit_is_refused_and_what_may_not_is_told() {
+        const GIB: u64 = 1 << 30;
+        let room = |free, share| Room { folder: "/copies".to_owned(), free, sizes: vec![8 * GIB, GIB], share }.judge();
+        assert_eq!(room(20 * GIB, None), Ok(None));
+        let told = room(18 * GIB, None).unwrap().unwrap();
+        assert_eq!(told, "warning: the rehearsal takes up to 19.0 GiB, and 18.0 GiB are free in /copies");
+        let refused = room(8 * GIB, None).unwrap_err();
+        assert_eq!(refused.message, "the copies take up to 9.0 GiB, and 8.0 GiB are free in /copies");
+        assert_eq!(refused.kind, ErrorKind::Resources);
+        assert!(room(8 * GIB, Some(0.1)).unwrap().is_some());
+        assert!(room(GIB / 2, Some(0.1)).is_err());
+    }
 }

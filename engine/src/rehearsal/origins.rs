@@ -136,6 +136,11 @@ impl Copier<'_> {
 }
 
 impl Origin {
+    /// Returns the bytes of all databases that people use.
+    pub(super) fn bytes(&self) -> u64 {
+        self.facts.user_databases().map(|database| database.bytes).sum()
+    }
+
     /// Returns the roles that the plan connects as.
     pub(super) fn users(&self) -> impl Iterator<Item = &String> {
         self.names.iter().map(|(_, user, _)| user)

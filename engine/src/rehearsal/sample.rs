@@ -69,7 +69,8 @@ impl Sample {
         let snapshot = snapshot.ok_or_else(missing)?;
         let mut leaves = Vec::new();
         for row in rows(&session, "find the tables to thin", LEAVES).await? {
-            let bytes = number(&row, 2).unwrap_or_default();
+            // A table that was dropped meanwhile has no size.
+            let Some(bytes) = number(&row, 2) else { continue };
             if bytes >= SMALL && !text(&row, 3).is_empty() {
                 let (schema, name) = (text(&row, 0).to_owned(), text(&row, 1).to_owned());
                 leaves.push(Leaf { schema, name, bytes, columns: text(&row, 3).to_owned() });
