@@ -15,7 +15,7 @@ use crate::{
 /// What `pgplan check` says about each code, with a plan that has it; written from the program itself.
 const MESSAGES: &str = include_str!("../../../docs/reference/messages.md");
 
-/// Explain a code: of a problem in a plan, of a hazard, of an error in a restore or a dump
+/// Explain a code: a problem in a plan, a hazard, an error of a restore or a dump
 #[derive(Debug, Args)]
 pub(crate) struct Explain {
     /// The code; absent = list all
