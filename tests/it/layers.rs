@@ -60,7 +60,7 @@ const RULES: [Rule; 20] = [
         of: &["journal", "run", "state", "schedule", "plan", "document", "kinds", "world"],
     },
     Rule::Never { who: &["run"], of: &["kinds", "perform", "postgres", "tool", "world"] },
-    Rule::Only { who: &["timing", "downtime"], of: &["error", "event", "op", "plan", "state", "timing"] },
+    Rule::Only { who: &["timing", "downtime"], of: &["error", "event", "op", "plan", "quantity", "state", "timing"] },
     Rule::By { what: "run", who: &["attempt", "undo", "world", "preview", "rehearsal"] },
     Rule::By { what: "journal", who: &["run", "undo", "world", "locate"] },
     Rule::By { what: "::miette", who: &["diagnostic"] },
