@@ -49,6 +49,8 @@ pub(crate) struct Account {
     pub(crate) downtime: Vec<Window>,
     /// The servers as they were first seen, by the database's name in the plan.
     pub(crate) servers: BTreeMap<String, SeenServer>,
+    /// Versions of PostgreSQL's programs that the last session found, by their folder.
+    pub(crate) programs: BTreeMap<String, String>,
     /// Steps in the order in which they came up.
     pub(crate) steps: Vec<Step>,
     /// What `verify` steps compared.
@@ -273,6 +275,8 @@ impl Account {
             given: state.given.clone(),
             downtime: windows(state),
             servers,
+            // Which pgplan it was stands with each session.
+            programs: state.programs.clone().into_iter().filter(|(folder, _)| folder != "pgplan").collect(),
             verifications: verifications(state, lists),
             filters: filters(state, lists),
             warnings: state

@@ -401,6 +401,16 @@ fn about(out: &mut String, account: &Account) {
         }
         out.push_str("</tbody></table></div>");
     }
+    for (folder, version) in &account.programs {
+        put(
+            out,
+            format_args!(
+                "<p class=\"hint\">client programs {} in <code>{}</code></p>",
+                escaped(version),
+                escaped(folder)
+            ),
+        );
+    }
     for (name, value) in &account.given {
         put(out, format_args!("<p class=\"hint\"><code>--var {}={}</code></p>", escaped(name), escaped(value)));
     }
@@ -490,6 +500,7 @@ mod tests {
                 ms: 3_600_500,
             }],
             servers: std::collections::BTreeMap::new(),
+            programs: [(HOSTILE.to_owned(), HOSTILE.to_owned())].into(),
             steps: vec![step],
             verifications: vec![Verification {
                 step: HOSTILE.to_owned(),

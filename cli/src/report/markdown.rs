@@ -168,6 +168,9 @@ fn about(out: &mut String, account: &Account) {
         }
     }
     out.push('\n');
+    for (folder, version) in &account.programs {
+        push(out, &format!("- client programs {} in {}", inline(version), inline(folder)));
+    }
     for (name, value) in &account.given {
         push(out, &format!("- `--var` {}={}", inline(name), inline(value)));
     }
