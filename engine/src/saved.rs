@@ -18,6 +18,7 @@ use serde_json::{Value, json};
 
 use crate::{
     check::fingerprint,
+    document::SAVED_PLAN,
     error::{ErrorKind, StepError},
     plan::{Plan, Step},
     preview::Preview,
@@ -29,8 +30,7 @@ pub mod changes;
 
 pub use bound::{Bound, Identity, Looked};
 
-/// The key by which a saved plan is known, and the number of its format.
-const KEY: &str = "pgplan_saved";
+/// The number of the format that is written.
 const FORMAT: u64 = 1;
 
 /// Largest file that is read, bytes: some hundred thousand objects.
@@ -140,7 +140,7 @@ impl Saved {
         may_be_replaced(path)?;
         let failed = |error: io::Error| StepError::io("write the saved plan", path, &error);
         let body = serde_json::to_value(self).map_err(|error| failed(error.into()))?;
-        let whole = json!({ KEY: FORMAT, "digest": fingerprint::of(&body), "saved": body });
+        let whole = json!({ SAVED_PLAN: FORMAT, "digest": fingerprint::of(&body), "saved": body });
         let folder = match path.parent() {
             Some(folder) if !folder.as_os_str().is_empty() => folder,
             _ => Path::new("."),
@@ -185,7 +185,7 @@ pub fn read(path: &Path) -> Result<Option<(Saved, String)>, StepError> {
         error.help("save it anew with `pgplan plan PLAN --out FILE`")
     };
     let whole: Value = serde_json::from_str(&text).map_err(|error| damaged(error.to_string()))?;
-    match whole[KEY].as_u64() {
+    match whole[SAVED_PLAN].as_u64() {
         Some(FORMAT) => {}
         Some(newer) if newer > FORMAT => {
             let message = format!("the saved plan {} has format {newer}, this pgplan knows {FORMAT}", path.display());
@@ -211,9 +211,9 @@ pub fn read(path: &Path) -> Result<Option<(Saved, String)>, StepError> {
 fn is_saved(text: &str) -> bool {
     let first = |text: &str| {
         let inside = text.trim_start().strip_prefix('{')?.trim_start().strip_prefix('"')?;
-        Some(inside.starts_with(KEY))
+        Some(inside.starts_with(SAVED_PLAN))
     };
-    let anywhere = || serde_json::from_str::<Value>(text).is_ok_and(|whole| whole.get(KEY).is_some());
+    let anywhere = || serde_json::from_str::<Value>(text).is_ok_and(|whole| whole.get(SAVED_PLAN).is_some());
     text.trim_start().starts_with('{') && (first(text) == Some(true) || anywhere())
 }
 

@@ -47,6 +47,7 @@ const RULES: [Rule; 20] = [
             "quantity",
             "receipt::SCHEMA",
             "secret",
+            "spelling",
             "sql",
             "tool::Clients",
             "tool::version_name",

@@ -74,6 +74,9 @@ struct Content {
     settings: Node,
 }
 
+/// The key by which a saved plan is known.
+pub(crate) const SAVED_PLAN: &str = "pgplan_saved";
+
 /// Returns the sections of a file's root mapping.
 fn read(root: Node, problems: &mut Problems) -> Option<Content> {
     let Node { place, value } = root;
@@ -83,6 +86,14 @@ fn read(root: Node, problems: &mut Problems) -> Option<Content> {
         problems.push(Diagnostic::error("not_a_plan", message).at(&place, "here").help(help));
         return None;
     };
+    if let Some((key, _)) = entries.iter().find(|(key, _)| key.text == SAVED_PLAN) {
+        problems.push(
+            Diagnostic::error("saved_plan", "this is a saved plan, which only `pgplan apply` takes")
+                .at(&key.place, "by this it is known")
+                .help("name the plan file that it was made from; it stands under `path` of `saved`"),
+        );
+        return None;
+    }
     check_version(&entries, &place, problems);
     let mut content = Content {
         vars: Vec::new(),

@@ -12,7 +12,8 @@ use crate::{
         Op,
         preflight::{Method, Waiver},
     },
-    preflight::waiver_problem,
+    preflight::{self, waiver_problem},
+    spelling,
 };
 
 /// Looks for everything in the source that will fail, be lost or be different in the target, and fails when something
@@ -75,12 +76,16 @@ impl Kind for Preflight {
         }
         for (at, waiver) in self.waive.iter().enumerate() {
             if let Some((name, code, message)) = waiver_problem(waiver) {
+                let closest = || spelling::closest(&waiver.code, preflight::all().iter().map(|rule| rule.code));
                 let help = match code {
-                    "unknown_rule" => Some("docs/reference/preflight.md and `pgplan check --live` have the codes"),
-                    "waiver_without_reason" => Some("say why it is accepted: others will read it"),
+                    "unknown_rule" => Some(closest().map_or_else(
+                        || "`pgplan explain` lists the codes".to_owned(),
+                        |code| format!("did you mean `{code}`?"),
+                    )),
+                    "waiver_without_reason" => Some("say why it is accepted: others will read it".to_owned()),
                     _ => None,
                 };
-                to.problem(code, key(["waive", &at.to_string(), name]), message, help);
+                to.problem(code, key(["waive", &at.to_string(), name]), message, help.as_deref());
             }
         }
         for name in ["blockers", "warnings", "notes", "report"] {
