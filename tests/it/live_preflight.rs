@@ -362,6 +362,28 @@ fn servers_and_programs_that_do_not_fit_are_told() {
 }
 
 #[test]
+fn a_standby_and_jobs_of_pg_cron_are_told() {
+    let env = TestEnv::new();
+    let conf = ["shared_preload_libraries = 'pg_cron'", "cron.database_name = 'jobs'"].map(str::to_owned);
+    let mut source = Cluster::with(Settings { conf: conf.into(), ..Settings::new("15") });
+    source.psql("postgres", "CREATE DATABASE jobs");
+    let alone = databases(&[("source", &source.url("jobs"))]);
+    let step = "{ source: source, to_version: 18 }";
+    let before = found(&look(&env, &alone, step));
+    assert!(!before.contains_key("standby_source") && !before.contains_key("pg_cron"), "{before:#?}");
+
+    source.psql("jobs", "CREATE EXTENSION pg_cron; SELECT cron.schedule('0 3 * * *', 'VACUUM')");
+    source.stop();
+    File::create(source.data().join("standby.signal")).expect("the file can be made");
+    source.restart();
+    assert_eq!(source.psql("jobs", "SELECT pg_is_in_recovery()"), "t");
+    let alone = databases(&[("source", &source.url("jobs"))]);
+    let after = found(&look(&env, &alone, step));
+    assert_eq!(after["pg_cron"], ["jobs: extension pg_cron".to_owned()].into());
+    assert_eq!(after["standby_source"].len(), 1, "{after:#?}");
+}
+
+#[test]
 fn a_plan_without_a_preflight_is_looked_at_as_if_it_had_one() {
     let env = TestEnv::new();
     let server = Cluster::start("16");

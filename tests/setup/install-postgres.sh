@@ -19,7 +19,7 @@ npm13=13.23.0-beta.16
 npm13_sha256=4c5ddc30ff58286e4c5eca4eb3466ef834bf58f86baadc2ae4b726346753c7f1
 deb15=15.20-0+deb12u1       # the security release that stamps pg_attribute.attoptions
 deb15_18=15.18-0+deb12u1    # the one before, for comparisons and benchmarks
-recipe=1                    # raise it when the layout changes: everything is installed again
+recipe=2                    # raise it when the layout changes: everything is installed again
 
 if [[ -n ${PGPLAN_CACHE:-} ]]; then cache=$PGPLAN_CACHE
 elif [[ $(id -u) == 0 ]]; then cache=/var/cache/pgplan
@@ -176,6 +176,9 @@ from_debian() { # VERSION DEBIAN_VERSION
       || fail "apt could not download postgresql-15 $version" "$(tail -n 3 "$scratch/apt-download.log")"
   fi
   compgen -G "$scratch/debs-$1/postgresql-15_*.deb" >/dev/null || { say "apt offers no postgresql-15 $2: $1 is left out"; return 1; }
+  if [[ $1 == 15 ]]; then
+    fetch_debs "$scratch/debs-15" postgresql-15-cron || fail 'apt could not download postgresql-15-cron' "$(tail -n 3 "$scratch/apt-download.log")"
+  fi
   local deb
   mkdir -p "$scratch/$1"
   for deb in "$scratch/debs-$1"/*.deb; do dpkg-deb -x "$deb" "$scratch/$1/root"; done

@@ -193,6 +193,8 @@ pub(super) const POOR: Expected = &[
 ];
 pub(super) const ALONE: Expected = &[
     ("client_too_old", &["pg_dump 18"]),
+    ("pg_cron", &["jobs: extension pg_cron"]),
+    ("standby_source", &["the source"]),
     ("target_older", &["version 16"]),
     ("too_few_locks", &["postgres: database postgres"]),
     ("transaction_pooler", &[]),
