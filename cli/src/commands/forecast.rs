@@ -59,22 +59,26 @@ impl Measured {
         Self { rehearsals, run }
     }
 
-    /// Returns the forecast for the plan with servers as they are now.
-    pub(super) fn forecast<'a>(&'a self, plan: &'a Plan, servers: &BTreeMap<String, Server>) -> Option<Forecast<'a>> {
-        let size = |server: &Server| Size { bytes: server.bytes, rows: server.rows };
-        let now = servers.iter().map(|(name, server)| (name.clone(), size(server))).collect();
-        Forecast::of(plan, &self.rehearsals, self.run.as_ref(), &now, &this_process().host)
+    /// Returns the forecast for the plan with servers of these sizes.
+    pub(super) fn forecast<'a>(&'a self, plan: &'a Plan, now: &BTreeMap<String, Size>) -> Option<Forecast<'a>> {
+        Forecast::of(plan, &self.rehearsals, self.run.as_ref(), now, &this_process().host)
     }
 
     /// Returns what a run must know to keep to the plan's budget.
     pub(super) fn budget(&self, plan: &Plan, servers: &BTreeMap<String, Server>) -> Option<Budget> {
         let limit = plan.downtime_budget?;
-        let forecast = self.forecast(plan, servers);
+        let forecast = self.forecast(plan, &sizes(servers));
         let points = plan.steps.iter().filter(|step| step.point_of_no_return);
         let rest = |id: &str| -> Option<Duration> { forecast.as_ref()?.rest(id) };
         let rest = points.filter_map(|step| Some((step.id.clone(), rest(&step.id)?))).collect();
         Some(Budget { limit, rest })
     }
+}
+
+/// Returns how large servers are.
+pub(super) fn sizes(servers: &BTreeMap<String, Server>) -> BTreeMap<String, Size> {
+    let size = |server: &Server| Size { bytes: server.bytes, rows: server.rows };
+    servers.iter().map(|(name, server)| (name.clone(), size(server))).collect()
 }
 
 /// Returns the record of the plan's last run that was done in one session.

@@ -113,7 +113,8 @@ impl PlanCommand {
             };
             let mut preview = preview(&plan, &world).await;
             let measured = Measured::read(ui, &plan, &runs, location.as_ref());
-            preview.downtime = measured.forecast(&plan, &preview.servers).map(|forecast| forecast.whole());
+            preview.downtime =
+                measured.forecast(&plan, &forecast::sizes(&preview.servers)).map(|forecast| forecast.whole());
             self.show(ui, &preview)?;
             if let Some(warning) = forecast::unknown(&plan, preview.downtime.as_ref()) {
                 ui.say(format!("{} {warning}", paint("warning:", Tone::Warn)));

@@ -7,6 +7,7 @@ use std::{
 
 use clap::Args;
 use pgplan_engine::{
+    downtime::Size,
     error::{ErrorKind, StepError},
     event::{Holder, Outcome},
     journal::{Journal, Location},
@@ -226,7 +227,9 @@ impl Rehearse {
         }
         ui.say(paint(format!("plan {} was rehearsed; nothing real was changed", plan.name), Tone::Good));
         let measured = Measured::read(ui, plan, runs, location.as_ref());
-        if let Some(prediction) = measured.forecast(plan, &BTreeMap::new()).map(|forecast| forecast.whole()) {
+        let size = |server: &TimedServer| Size { bytes: server.bytes, rows: server.rows };
+        let now = rehearsed.servers.iter().map(|(name, server)| (name.clone(), size(server))).collect();
+        if let Some(prediction) = measured.forecast(plan, &now).map(|forecast| forecast.whole()) {
             lines(&prediction).iter().for_each(|line| ui.say(line));
             if let Some(warning) = warning(&prediction) {
                 ui.say(format!("{} {warning}", paint("warning:", Tone::Warn)));

@@ -316,6 +316,7 @@ impl Copier<'_> {
                 ));
                 continue;
             }
+            say(format!("  database {} ({})", database.name, bytes(database.bytes)));
             let from = from.with_dbname(&database.name);
             let is_there = ALWAYS_THERE.contains(&database.name.as_str());
             let mut args =
