@@ -242,19 +242,22 @@ async fn vacuum_analyzes_everything_parents_too() {
         let by_table = json!({ "database": "db", "jobs": 2, "databases": ["odd \"name"] });
         let graph = engine.actions::<Vacuum>(by_table.clone()).await.expect("it lists");
         let mut ids: Vec<&str> = graph.actions.iter().map(|action| action.id.as_str()).collect();
-        assert_eq!((graph.jobs, ids.first()), (Some(2), Some(&"odd \"name/public.t\";\\n--")), "{version}: {ids:?}");
+        assert_eq!(graph.jobs, Some(2));
         assert_eq!(ids.pop(), Some("odd \"name/pg_catalog"));
         let parents = if version == "18" { &["p2", "p"][..] } else { &["p"] };
         let parents: Vec<String> = parents.iter().map(|name| format!("odd \"name/public.{name}")).collect();
         assert_eq!(ids.split_off(ids.len() - parents.len()), parents, "{version}");
-        let mut leaves = ids.split_off(1);
-        leaves.sort_unstable();
-        assert_eq!(leaves, ["odd \"name/public.m", "odd \"name/public.p1", "odd \"name/public.p21"]);
+        ids.sort_unstable();
+        let alone = "odd \"name/public.t\";\\n-- and 1 more";
+        match version {
+            "18" => assert_eq!(ids, ["odd \"name/public.p1", "odd \"name/public.p21", alone]),
+            _ => assert_eq!(ids, ["odd \"name/public.p1 and 1 more", alone]),
+        }
         server.psql("odd \"name", "DROP MATERIALIZED VIEW m; CREATE ROLE app LOGIN; ALTER TABLE p1 OWNER TO app");
         for action in graph.actions {
-            let gone = action.id.ends_with(".m");
+            let one_has_gone = action.id == alone;
             let output = engine.perform("vacuum", action).await.expect("it vacuums");
-            assert_eq!((output.warnings.len(), output.summary.contains("dropped meanwhile")), (0, gone), "{output:?}");
+            assert_eq!((output.warnings.len(), output.summary == "1 table"), (0, one_has_gone), "{output:?}");
         }
         assert_eq!((analyzed().as_str(), rows("odd \"name").as_str()), ("p,p1,p2,p21", "500"), "{version}");
 
@@ -270,11 +273,11 @@ async fn vacuum_analyzes_everything_parents_too() {
 }
 
 #[test]
-fn vacuum_lists_journals_and_does_each_table() {
+fn vacuum_lists_journals_and_does_all_tables() {
     let (env, server) = (TestEnv::new(), Cluster::start("18"));
     server.psql("postgres", "CREATE DATABASE shop");
-    let tables = "SELECT format('CREATE TABLE t%s AS SELECT generate_series(1, %s)', n, n * n * 50) \
-                  FROM generate_series(1, 30) n";
+    let tables = "SELECT format('CREATE TABLE t%s AS SELECT generate_series(1, %s)', n, n * n * 10) \
+                  FROM generate_series(1, 60) n";
     server.psql("shop", &server.psql("shop", tables).replace('\n', ";"));
     let plan = r#"
 version: 1
@@ -287,16 +290,14 @@ steps:
     env.write("plan.yaml", &plan.replace("URL", &server.url("postgres")));
     let dry = env.pgplan(&["plan", "plan.yaml"]).expect(0).stdout;
     let line = |text: &str| dry.lines().any(|line| line.contains(text));
-    assert!(line("1. vacuum and analyze public.t30 in shop on target"), "{dry}");
-    assert!(line("31. vacuum and analyze the server's own tables in shop on target"), "{dry}");
+    assert!(line("1. vacuum and analyze 50 tables, public.t"), "{dry}");
+    assert!(line("2. vacuum and analyze 10 tables, public.t"), "{dry}");
+    assert!(line("3. vacuum and analyze the server's own tables in shop on target"), "{dry}");
     // A session left open in `shop` would be in the way of its copy.
     env.pgplan(&["apply", "plan.yaml", "--yes"]).expect(0);
     let log = env.pgplan(&["log", "--json"]).expect(0).stdout;
-    for n in 1..=30 {
-        let started = format!("\"action\":\"shop/public.t{n}\"");
-        let ended = log.lines().filter(|line| line.contains(&started) && line.contains("action_finished"));
-        assert_eq!(ended.count(), 1, "{started}: {log}");
-    }
+    let ended = log.lines().filter(|line| line.contains("\"action\":\"shop/") && line.contains("action_finished"));
+    assert_eq!(ended.count(), 3, "{log}");
     let analyzed = "SELECT count(*), count(last_analyze), count(last_vacuum) FROM pg_stat_user_tables";
-    assert_eq!(server.psql("shop", analyzed), "30|30|30");
+    assert_eq!(server.psql("shop", analyzed), "60|60|60");
 }

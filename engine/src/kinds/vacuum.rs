@@ -12,17 +12,22 @@ use crate::{
     facts::{Depth, Facts, Look, ServerFacts, TableFacts},
     op::{
         Op,
-        data::{self, VacuumPart},
+        data::{self, VacuumPart, VacuumTable},
     },
     postgres::quote::on_one_line,
     quantity::counted,
 };
 
+/// How large the tables of one action are together at most, bytes, unless it is one table.
+const PACK_BYTES: u64 = 32 << 20;
+/// How many tables one action takes at most.
+const PACK_TABLES: usize = 50;
+
 /// Vacuums and analyzes the databases of a server.
 ///
-/// Each database is one action, in which its tables are taken one by one. With `jobs` greater than 1 each table is one
-/// action, the biggest of all databases first, and the server's own tables of a database are one more; after an
-/// interruption only what is not done yet is done.
+/// Each database is one action, in which its tables are taken one by one. With `jobs` greater than 1 each large table
+/// is one action, the biggest of all databases first, small ones share some, and the server's own tables of a database are
+/// one more; after an interruption only what is not done yet is done.
 ///
 /// Partitioned tables get their own statistics too, after their partitions; `vacuumdb` leaves them out before version
 /// 19. Tables that the role may not vacuum are left out, and counted in a warning. A table that is dropped meanwhile is
@@ -137,6 +142,33 @@ impl List {
 
 type Name<'a> = (&'a str, &'a str);
 
+/// What the tables of one action have in common.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+struct Group<'a> {
+    /// Whether each is analyzed by itself.
+    analyze: bool,
+    /// The partitioned table whose statistics come after them.
+    parent: Option<Name<'a>>,
+}
+
+/// Puts tables together, the biggest first, such that an action is neither long nor a matter of milliseconds: each that
+/// is recorded costs about as much as the vacuum of a small table.
+fn packed(mut tables: Vec<&TableFacts>) -> Vec<Vec<&TableFacts>> {
+    tables.sort_by_key(|table| std::cmp::Reverse(table.bytes));
+    let (mut packs, mut bytes): (Vec<Vec<&TableFacts>>, u64) = (Vec::new(), 0);
+    for table in tables {
+        match packs.last_mut().filter(|pack| bytes + table.bytes <= PACK_BYTES && pack.len() < PACK_TABLES) {
+            Some(pack) => pack.push(table),
+            None => {
+                packs.push(vec![table]);
+                bytes = 0;
+            }
+        }
+        bytes += table.bytes;
+    }
+    packs
+}
+
 fn name(table: &TableFacts) -> Name<'_> {
     (&table.schema, &table.name)
 }
@@ -160,6 +192,7 @@ impl Vacuum {
         let shown = on_one_line(dbname);
         let by_name: BTreeMap<Name<'_>, &TableFacts> = tables.iter().map(|table| (name(table), table)).collect();
         let mut partitions: BTreeMap<Name<'_>, Vec<String>> = BTreeMap::new();
+        let mut groups: BTreeMap<Group<'_>, Vec<&TableFacts>> = BTreeMap::new();
         let mut parents = Vec::new();
         let mut left_out = 0;
         for table in tables.iter().filter(|table| table.relkind != 'f') {
@@ -177,12 +210,11 @@ impl Vacuum {
             let part = (table.schema.clone(), table.name.clone());
             let id = format!("{shown}/{}", on_one_line(&format!("{}.{}", part.0, part.1)));
             if table.relkind != 'p' {
-                let part = VacuumPart::Table { schema: part.0, name: part.1 };
-                let action = self.action(&id, dbname, part, self.analyze && !with_parent, &mut list.ids);
-                if let Some(parent) = parent {
-                    partitions.entry(name(parent)).or_default().push(action.id.clone());
-                }
-                list.tables.push(action.estimate(Some(table.bytes), table.rows));
+                let group = Group {
+                    analyze: self.analyze && !with_parent,
+                    parent: parent.filter(|_| self.analyze).map(|parent| name(parent)),
+                };
+                groups.entry(group).or_default().push(table);
             } else if self.analyze && !with_parent {
                 let part = VacuumPart::Partitioned { schema: part.0, name: part.1 };
                 let action = self.action(&id, dbname, part, true, &mut list.ids);
@@ -190,6 +222,15 @@ impl Vacuum {
                     partitions.entry(name(parent)).or_default().push(action.id.clone());
                 }
                 parents.push((name(table), depth, action));
+            }
+        }
+        for (group, tables) in groups {
+            for tables in packed(tables) {
+                let action = self.tables(dbname, &tables, group.analyze, &mut list.ids);
+                if let Some(parent) = group.parent {
+                    partitions.entry(parent).or_default().push(action.id.clone());
+                }
+                list.tables.push(action);
             }
         }
         if left_out > 0 {
@@ -203,6 +244,24 @@ impl Vacuum {
         );
         let id = format!("{shown}/pg_catalog");
         list.rest.push(self.action(&id, dbname, VacuumPart::Catalogs, self.analyze, &mut list.ids));
+    }
+
+    /// Returns the action for tables of a group.
+    fn tables(&self, dbname: &str, tables: &[&TableFacts], analyze: bool, ids: &mut BTreeSet<String>) -> Action {
+        let first = on_one_line(&format!("{}.{}", tables[0].schema, tables[0].name));
+        let more = match tables.len() {
+            1 => String::new(),
+            count => format!(" and {} more", count - 1),
+        };
+        let table = |table: &&TableFacts| VacuumTable {
+            schema: table.schema.clone(),
+            name: table.name.clone(),
+            bytes: table.bytes,
+        };
+        let part = VacuumPart::Tables(tables.iter().map(table).collect());
+        let action = self.action(&format!("{}/{first}{more}", on_one_line(dbname)), dbname, part, analyze, ids);
+        let rows = tables.iter().map(|table| table.rows).sum();
+        action.estimate(Some(tables.iter().map(|table| table.bytes).sum()), rows)
     }
 
     /// Returns an action; an id that hostile names made equal to another gets a number.
@@ -238,12 +297,18 @@ fn title(op: &data::Vacuum) -> String {
     }
     let what = match &op.part {
         VacuumPart::Database => String::new(),
-        VacuumPart::Table { schema, name } | VacuumPart::Partitioned { schema, name } => {
-            format!("{} in ", on_one_line(&format!("{schema}.{name}")))
-        }
+        VacuumPart::Tables(tables) => match tables.as_slice() {
+            [first, .., last] => format!("{} tables, {} … {}, in ", tables.len(), shown(first), shown(last)),
+            one => one.iter().map(|table| format!("{} in ", shown(table))).collect(),
+        },
+        VacuumPart::Partitioned { schema, name } => format!("{} in ", on_one_line(&format!("{schema}.{name}"))),
         VacuumPart::Catalogs => "the server's own tables in ".to_owned(),
     };
     format!("{title} {what}{} on {}", on_one_line(&op.dbname), op.database)
+}
+
+fn shown(table: &VacuumTable) -> String {
+    on_one_line(&format!("{}.{}", table.schema, table.name))
 }
 
 #[cfg(test)]
@@ -296,28 +361,41 @@ mod tests {
     #[test]
     fn tables_are_actions_when_there_are_sessions_for_them() {
         let warning = "! 1 table of db is left out: app may not vacuum";
-        let common = |leaves: &str| {
-            vec![
-                format!("db/s.p1: {leaves} s.p1 in db on x"),
-                format!("db/s.p21: {leaves} s.p21 in db on x"),
-                "db/s.a\\nb: vacuum and analyze s.a\\nb in db on x".to_owned(),
-                "db/s.a\\nb~2: vacuum and analyze s.a\\nb in db on x".to_owned(),
-            ]
-        };
         let catalogs = "db/pg_catalog: vacuum and analyze the server's own tables in db on x".to_owned();
-        let mut before_18 = common("vacuum");
-        before_18.push("db/s.p: analyze s.p in db on x after db/s.p1 db/s.p21".to_owned());
-        before_18.extend([catalogs.clone(), warning.to_owned()]);
+        let before_18 = [
+            "db/s.p1 and 1 more: vacuum 2 tables, s.p1 … s.p21, in db on x".to_owned(),
+            "db/s.a\\nb and 1 more: vacuum and analyze 2 tables, s.a\\nb … s.a\\nb, in db on x".to_owned(),
+            "db/s.p: analyze s.p in db on x after db/s.p1 and 1 more".to_owned(),
+            catalogs.clone(),
+            warning.to_owned(),
+        ];
         assert_eq!(listed(facts(150_000, true), "{ database: x, jobs: 2 }"), before_18);
-        let mut since_18 = common("vacuum and analyze");
-        since_18.push("db/s.p2: analyze s.p2 in db on x after db/s.p21".to_owned());
-        since_18.push("db/s.p: analyze s.p in db on x after db/s.p1 db/s.p2".to_owned());
-        since_18.extend([catalogs, warning.to_owned()]);
+        let since_18 = [
+            "db/s.p1: vacuum and analyze s.p1 in db on x".to_owned(),
+            "db/s.p21: vacuum and analyze s.p21 in db on x".to_owned(),
+            "db/s.a\\nb and 1 more: vacuum and analyze 2 tables, s.a\\nb … s.a\\nb, in db on x".to_owned(),
+            "db/s.p2: analyze s.p2 in db on x after db/s.p21".to_owned(),
+            "db/s.p: analyze s.p in db on x after db/s.p2 db/s.p1".to_owned(),
+            catalogs,
+            warning.to_owned(),
+        ];
         assert_eq!(listed(facts(180_000, true), "{ database: x, jobs: 2 }"), since_18);
 
         let plain = listed(facts(180_000, true), "{ database: x, jobs: 2, analyze: false, freeze: true }");
-        assert_eq!(plain[0], "db/s.p1: vacuum, freeze s.p1 in db on x");
+        assert_eq!(
+            plain[0], "db/s.p1 and 3 more: vacuum, freeze 4 tables, s.p1 … s.a\\nb, in db on x",
+            "without ANALYZE it does not matter what belongs to what"
+        );
         assert!(!plain.iter().any(|line| line.contains("s.p:") || line.contains("analyze")), "{plain:?}");
+    }
+
+    #[test]
+    fn large_tables_are_actions_of_their_own_and_small_ones_share_some() {
+        let table = |bytes| TableFacts { bytes, ..TableFacts::default() };
+        let mut tables: Vec<TableFacts> = (0..120).map(|_| table(8192)).collect();
+        tables.extend([table(super::PACK_BYTES + 1), table(super::PACK_BYTES / 2), table(super::PACK_BYTES / 2)]);
+        let packs: Vec<usize> = super::packed(tables.iter().collect()).iter().map(Vec::len).collect();
+        assert_eq!(packs, [1, 2, 50, 50, 20]);
     }
 
     #[test]
@@ -326,9 +404,9 @@ mod tests {
         let tables = facts.servers.get_mut("x").and_then(|server| server.databases[0].tables.as_mut()).unwrap();
         tables[3].may_vacuum = false;
         let listed = listed(facts, "{ database: x, jobs: 2 }");
-        assert_eq!(listed[0], "db/s.p1: vacuum and analyze s.p1 in db on x");
+        assert_eq!(listed[0], "db/s.p1 and 2 more: vacuum and analyze 3 tables, s.p1 … s.a\\nb, in db on x");
         assert_eq!(listed[1], "db/s.p21: vacuum s.p21 in db on x");
-        assert_eq!(listed[4], "db/s.p2: analyze s.p2 in db on x after db/s.p21");
+        assert_eq!(listed[2], "db/s.p2: analyze s.p2 in db on x after db/s.p21");
     }
 
     #[test]

@@ -124,19 +124,25 @@ pub struct Vacuum {
     pub freeze: bool,
 }
 
+/// A table to vacuum.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VacuumTable {
+    /// Its schema.
+    pub schema: String,
+    /// Its name.
+    pub name: String,
+    /// Its size when it was looked at, bytes.
+    pub bytes: u64,
+}
+
 /// A part of a database that one action vacuums.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum VacuumPart {
     /// All of it.
     Database,
-    /// One table or materialized view.
-    Table {
-        /// Its schema.
-        schema: String,
-        /// Its name.
-        name: String,
-    },
+    /// Some tables or materialized views, in this order.
+    Tables(Vec<VacuumTable>),
     /// The statistics of a partitioned table as a whole; it has no rows of its own to vacuum.
     Partitioned {
         /// Its schema.

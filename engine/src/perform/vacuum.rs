@@ -4,7 +4,7 @@ use super::PerformCx;
 use crate::{
     action::Output,
     error::{ErrorKind, StepError},
-    op::data::{Vacuum, VacuumPart},
+    op::data::{Vacuum, VacuumPart, VacuumTable},
     postgres::{
         Session,
         connect::execute,
@@ -55,9 +55,15 @@ async fn part(op: &Vacuum, session: &Session, cx: &PerformCx) -> Result<Output, 
             let own = "(n.nspname ~ '^pg_' OR n.nspname = 'information_schema')";
             all(list(op, session, own).await?, op, session, cx).await
         }
-        VacuumPart::Table { schema, name } => {
-            let sql = format!("VACUUM{} {}", options(op, op.analyze), qualified(schema, name));
-            one(&sql, op, (schema, name), session).await
+        VacuumPart::Tables(tables) => {
+            let sql = |table: &VacuumTable| {
+                format!("VACUUM{} {}", options(op, op.analyze), qualified(&table.schema, &table.name))
+            };
+            if let [table] = tables.as_slice() {
+                return one(&sql(table), op, (&table.schema, &table.name), session).await;
+            }
+            let items = tables.iter().map(|table| Item { sql: sql(table), bytes: table.bytes }).collect();
+            all(List { items, left_out: 0 }, op, session, cx).await
         }
         VacuumPart::Partitioned { schema, name } => {
             one(&analyze_parent(session.server_version_num(), &qualified(schema, name)), op, (schema, name), session)
