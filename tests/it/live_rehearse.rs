@@ -10,7 +10,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, geteuid};
 use serde_json::{Value, json};
 
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, Settings};
 use crate::env::{Outcome, TestEnv, bin_folder};
 use crate::live_plans::{files, plan};
 use crate::live_restore::{DATABASES, aptible_with, image, load_demo};
@@ -313,6 +313,49 @@ fn a_role_that_is_no_superuser_rehearses_what_it_may_read() {
     assert_eq!(before, (image(&source, "app"), image(&target, "app")));
     let refused = env.pgplan(&["rehearse", "poor.yaml", "--clone", "source"]).expect(1);
     assert!(refused.stderr.contains("REPLICATION"), "{}", refused.stderr);
+}
+
+const FOLLOWED: &str = "\
+version: 1
+name: followed
+databases:
+  source: { url: 'SOURCE' }
+steps:
+  - { id: leave, sql: { database: source, run: DROP SUBSCRIPTION news, transaction: false } }
+  - { id: write, sql: { database: source, run: INSERT INTO abroad VALUES (1) } }
+";
+
+/// What a plan says to other servers through the copy would reach the real ones.
+#[test]
+fn a_copy_is_cut_off_from_other_servers() {
+    let env = TestEnv::new();
+    let publisher = Cluster::with(Settings { conf: vec!["wal_level = logical".to_owned()], ..Settings::new("15") });
+    let source = Cluster::start("15");
+    publisher.psql("postgres", "CREATE TABLE t (n int PRIMARY KEY); CREATE PUBLICATION news FOR TABLE t");
+    source.psql("postgres", "CREATE DATABASE app");
+    let connection = format!("host=127.0.0.1 port={} user=postgres dbname=postgres", publisher.port);
+    source.psql("app", "CREATE TABLE t (n int PRIMARY KEY); CREATE EXTENSION postgres_fdw");
+    source.psql("app", &format!("CREATE SUBSCRIPTION news CONNECTION '{connection}' PUBLICATION news"));
+    source.psql(
+        "app",
+        &format!(
+            "CREATE SERVER far FOREIGN DATA WRAPPER postgres_fdw OPTIONS (host '127.0.0.1', port '{}', dbname 'postgres');
+             CREATE USER MAPPING FOR PUBLIC SERVER far OPTIONS (user 'postgres');
+             CREATE FOREIGN TABLE abroad (n int) SERVER far OPTIONS (table_name 't')",
+            publisher.port
+        ),
+    );
+    env.write("followed.yaml", &FOLLOWED.replace("SOURCE", &source.url("app")));
+    for more in [&[][..], &["--clone", "source"]] {
+        let said = env.pgplan(&[&["rehearse", "followed.yaml"], more].concat()).expect(1).stderr;
+        assert!(said.contains("subscription news of app has neither publisher nor slot on the copy"), "{said}");
+        assert!(said.contains("foreign server far of app has no user mapping on the copy"), "{said}");
+        // The subscription goes, and the row has no way.
+        assert!(said.contains("✓ leave ") && said.contains("user mapping not found"), "{said}");
+        assert_eq!(publisher.psql("postgres", "SELECT count(*) FROM pg_replication_slots"), "1");
+        assert_eq!(publisher.psql("postgres", "SELECT count(*) FROM t"), "0");
+        assert_eq!(source.psql("app", "SELECT subenabled FROM pg_subscription"), "t");
+    }
 }
 
 const BUDGET: &str = "\

@@ -65,7 +65,13 @@ fn every_error_is_reported_at_once_and_nothing_is_left() {
     let bad = env.pgplan(&["check", "bad.yaml"]).expect(2);
     assert!(bad.stderr.contains("the step `dump` is no `filter`"), "{}", bad.stderr);
 
-    // On a server that is there: in a database of its own, which goes again.
+    // On a server that is there: in a database of its own, which goes again; also with a subscription in it, whose
+    // publisher (nobody, here) is not asked.
+    source.psql(
+        "sh'op \"x",
+        "CREATE SUBSCRIPTION news CONNECTION 'host=127.0.0.1 port=1 dbname=d' PUBLICATION p \
+         WITH (connect = false, slot_name = 'news')",
+    );
     let target = Cluster::start("16");
     target.psql("postgres", "CREATE ROLE app; CREATE ROLE \"we\"\"ird 'role\"");
     let databases = format!("databases: {{ new: {{ url: \"{}\" }}, db:", target.url("postgres"));

@@ -22,6 +22,7 @@ use crate::{
 pub mod cluster;
 pub mod compare;
 pub mod create_database;
+pub mod detach;
 pub mod disk;
 pub mod dump;
 pub mod edit;

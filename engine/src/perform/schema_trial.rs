@@ -8,7 +8,7 @@ use std::sync::Arc;
 use secrecy::{ExposeSecret as _, SecretString};
 use tokio_util::sync::CancellationToken;
 
-use super::{Databases, PerformCx, cluster, dump, filter, restore};
+use super::{Databases, PerformCx, cluster, detach, dump, filter, restore};
 use crate::{
     action::{Output, OutputValue},
     artifact::DumpArtifact,
@@ -17,7 +17,12 @@ use crate::{
         DumpOp, FilterOp, OnError, Part, RestoreOp, Unmatched,
         trial::{TrialOp, TrialPlace},
     },
-    postgres::{ConnInfo, Environment, connect::connect, connect::execute, quote::ident},
+    postgres::{
+        ConnInfo, Environment, Session,
+        connect::{connect, execute},
+        quote::{ident, literal},
+        rows::rows,
+    },
     quantity::counted,
 };
 
@@ -65,20 +70,39 @@ pub async fn end_trial(place: &TrialPlace, cx: &PerformCx) -> Result<Output, Ste
         TrialPlace::Cluster(op) => cluster::remove(&op.folder, true, &cx).await,
         TrialPlace::Database { on, name } => {
             let session = cx.connect_beside(on, name).await?;
-            let dropped = drop_database(&session, name).await;
+            let dropped = drop_database(&session, on, name, &cx).await;
             session.close().await;
             dropped.map(|()| Output::said(format!("{name} is gone")))
         }
     }
 }
 
-async fn drop_database(session: &crate::postgres::Session, name: &str) -> Result<(), StepError> {
+/// Drops the subscriptions that the schema has, which keep their database: without a word to their publishers.
+async fn drop_subscriptions(on: &str, name: &str, cx: &PerformCx) -> Result<(), StepError> {
+    let session = cx.connect(on, Some(name)).await?;
+    let dropped = async {
+        for subscription in detach::subscriptions(&session).await? {
+            execute(&session, "drop a subscription", &format!("DROP SUBSCRIPTION {}", ident(&subscription))).await?;
+        }
+        Ok(())
+    };
+    let dropped = dropped.await;
+    session.close().await;
+    dropped
+}
+
+async fn drop_database(session: &Session, on: &str, name: &str, cx: &PerformCx) -> Result<(), StepError> {
     // Sessions of an attempt that was killed work on until they notice.
     let sql = format!(
         "SELECT pg_catalog.pg_terminate_backend(pid) FROM pg_catalog.pg_stat_activity WHERE datname = {}",
-        crate::postgres::quote::literal(name)
+        literal(name)
     );
     execute(session, "end what uses the database of the trial", &sql).await?;
+    // One whose removal was cut short (connection limit -2) cannot be entered any more.
+    let sql = format!("SELECT FROM pg_catalog.pg_database WHERE datname = {} AND datconnlimit <> -2", literal(name));
+    if !rows(session, "look for the database of the trial", &sql).await?.is_empty() {
+        drop_subscriptions(on, name, cx).await?;
+    }
     execute(session, "drop the database of the trial", &format!("DROP DATABASE IF EXISTS {}", ident(name))).await
 }
 
@@ -148,8 +172,7 @@ async fn place(op: &TrialOp, cx: &PerformCx) -> Result<ConnInfo, StepError> {
         TrialPlace::Cluster(_) => connect(&server, &cx.application_name(crate::claim::Purpose::Work)).await?,
         TrialPlace::Database { on, name } => cx.connect_beside(on, name).await?,
     };
-    let encoding =
-        op.encoding.as_deref().map(|encoding| format!(" ENCODING {}", crate::postgres::quote::literal(encoding)));
+    let encoding = op.encoding.as_deref().map(|encoding| format!(" ENCODING {}", literal(encoding)));
     let sql = format!("CREATE DATABASE {} TEMPLATE template0{}", ident(&name), encoding.unwrap_or_default());
     let made = execute(&session, "make the database of the trial", &sql).await;
     session.close().await;

@@ -20,7 +20,7 @@ use crate::{
     artifact::{DumpArtifact, DumpFormat, DumpScope},
     error::{ErrorKind, StepError},
     op::{Compat, Compress, CreateCluster, DumpOp, Expected, OnError, Op, Part, RestoreOp},
-    perform::{self, PerformCx, Progress, disk::free_space},
+    perform::{self, PerformCx, Progress, detach, disk::free_space},
     plan::{Database, Plan},
     postgres::{
         ConnInfo, Environment, Session,
@@ -271,6 +271,7 @@ impl Copier<'_> {
         } else if !cloned {
             self.make_database(&origin.names[0].2, &to).await?;
         }
+        self.detach(&list, &to, say).await?;
         self.let_in(origin, &to, &mut copied.verifiers).await?;
         let rows = origin.facts.rows();
         for (name, ..) in &origin.names {
@@ -454,6 +455,26 @@ impl Copier<'_> {
     /// Makes a filled database like one that has been in use: statistics, and pages that need no more marking.
     async fn settle(&self, database: &ConnInfo) -> Result<(), StepError> {
         self.run(database, "vacuum a copy", &["VACUUM (ANALYZE)".to_owned()]).await
+    }
+
+    /// Cuts the copy off from other servers, whose real addresses its subscriptions and foreign servers have.
+    async fn detach(&self, list: &str, to: &ConnInfo, say: &mut (dyn FnMut(String) + Send)) -> Result<(), StepError> {
+        let session = connect(to, NAME).await?;
+        let sql = "SELECT datname FROM pg_catalog.pg_database WHERE datallowconn AND NOT datistemplate ORDER BY 1";
+        let databases = rows(&session, "list the databases of a copy", sql).await;
+        session.close().await;
+        for row in databases? {
+            let database = text(&row, 0);
+            let session = connect(&to.with_dbname(database), NAME).await?;
+            for name in detach::subscriptions(&session).await? {
+                say(format!("{list}: subscription {name} of {database} has neither publisher nor slot on the copy"));
+            }
+            for server in detach::user_mappings(&session).await? {
+                say(format!("{list}: foreign server {server} of {database} has no user mapping on the copy"));
+            }
+            session.close().await;
+        }
+        Ok(())
     }
 
     /// Gives the roles that the plan connects as the password of the rehearsal.
