@@ -147,6 +147,7 @@ async fn every_difference_is_found_and_named() {
         ("ALTER ROLE app NOLOGIN", "role app: attributes"),
         ("REVOKE readers FROM app", "membership app in readers: existence: left there, right missing"),
         ("ALTER ROLE app PASSWORD 'x'", "role app: password: left none, right SCRAM-SHA-256 verifier #"),
+        ("ALTER ROLE ALL SET work_mem = '9MB'", "setting of all roles work_mem: existence: left missing, right there"),
         ("ALTER ROLE app SET work_mem = '9MB'", "setting of role app work_mem: setting: left 8MB, right 9MB"),
         ("CREATE DATABASE more", "database more: existence: left missing, right there"),
         ("ALTER TYPE mood ADD VALUE 'new'", "type postgres:public.mood: definition"),
@@ -169,7 +170,9 @@ async fn every_difference_is_found_and_named() {
 
 /// Puts the right side back as it was.
 fn restore(server: &Cluster, change: &str) {
-    if change.contains("ROLE app") || change.contains("readers FROM app") {
+    if change.contains("ROLE ALL") {
+        server.psql("postgres", "ALTER ROLE ALL RESET work_mem");
+    } else if change.contains("ROLE app") || change.contains("readers FROM app") {
         server.psql(
             "postgres",
             "ALTER ROLE app LOGIN PASSWORD NULL; GRANT readers TO app; ALTER ROLE app SET work_mem = '8MB'",

@@ -29,8 +29,9 @@ mod target;
 
 /// How many queries of one session are under way at once.
 const PIPELINED: usize = 16;
-/// What every session begins with: names of users stand in front of nothing, and no lock is waited for long.
-const PREPARE: &str = "SET search_path = pg_catalog; SET lock_timeout = '2s'";
+/// What every session begins with: names of users stand in front of nothing, backslashes in patterns mean themselves
+/// whatever the server says, and no lock is waited for long.
+const PREPARE: &str = "SET search_path = pg_catalog; SET standard_conforming_strings = on; SET lock_timeout = '2s'";
 
 /// Looks for hazards; keeps what was found as JSON in the run's folder.
 ///

@@ -4,9 +4,12 @@ use jiff::civil::Date;
 
 use super::{
     find,
-    report::{Finding, Report, Waived},
+    report::{Finding, Report, Unchecked, Waived},
 };
-use crate::{op::preflight::Waiver, pattern::any_matches};
+use crate::{
+    op::preflight::Waiver,
+    pattern::{any_matches, matches},
+};
 
 /// Moves what waivers cover from the findings to what is waived, and says which waivers have expired or cover nothing.
 ///
@@ -20,10 +23,9 @@ pub fn judge(mut report: Report, waivers: &[Waiver], today: Date) -> Report {
             continue;
         }
         let mut covered = false;
-        for finding in &mut report.findings {
-            if finding.code != *code {
-                continue;
-            }
+        let mut unused: Vec<&String> = waiver.objects.iter().collect();
+        for finding in report.findings.iter_mut().filter(|finding| finding.code == *code) {
+            unused.retain(|pattern| !finding.objects.iter().any(|object| matches(pattern, &object.full_name())));
             let (waived, kept): (Vec<_>, Vec<_>) = std::mem::take(&mut finding.objects)
                 .into_iter()
                 .partition(|object| waiver.objects.is_empty() || any_matches(&waiver.objects, &object.full_name()));
@@ -34,14 +36,28 @@ pub fn judge(mut report: Report, waivers: &[Waiver], today: Date) -> Report {
                 report.waived.push(Waived { finding, by: waiver.clone() });
             }
         }
-        if !covered {
-            let what = if waiver.objects.is_empty() { "nothing" } else { "no such object" };
-            report.waiver_errors.push(format!("the waiver of `{code}` is not used: {what} was found"));
+        if !covered && waiver.objects.is_empty() && !report.unchecked.iter().any(|one| may_hide(one, code, None)) {
+            report.waiver_errors.push(format!("the waiver of `{code}` is not used: nothing was found"));
+        }
+        unused.retain(|pattern| !report.unchecked.iter().any(|one| may_hide(one, code, Some(pattern))));
+        for pattern in unused {
+            report.waiver_errors.push(format!("the waiver of `{code}` is not used: no object `{pattern}` was found"));
         }
     }
     report.findings.retain(|finding| !finding.objects.is_empty());
     report.findings.sort_by_key(|finding| finding.severity);
     report
+}
+
+/// Returns whether what a waiver covers (all of a rule, or objects of a pattern) may be where nothing was looked at: for
+/// lack of a right, or because there is no target yet.
+fn may_hide(one: &Unchecked, code: &str, pattern: Option<&str>) -> bool {
+    let of_rule = one.code.as_ref().is_none_or(|unchecked| unchecked == code);
+    let there = match (&one.database, pattern) {
+        (Some(database), Some(pattern)) => pattern.starts_with('*') || pattern.starts_with(&format!("{database}: ")),
+        _ => true,
+    };
+    of_rule && there
 }
 
 /// Returns what is wrong with a waiver as it is written: the key, the problem's code, the message.
@@ -66,7 +82,7 @@ mod tests {
     use crate::{
         op::preflight::Waiver,
         preflight::{
-            report::{Finding, Object, Report},
+            report::{Finding, Object, Report, Unchecked},
             rule::Severity,
         },
     };
@@ -111,6 +127,23 @@ mod tests {
         assert!(!old.is_clear() && old.waiver_errors[0].contains("expired"), "{old:?}");
         let unused = judge(Report::default(), &[waiver("prepared_transactions", &[], "2026-11-25")], today);
         assert!(!unused.is_clear() && unused.waiver_errors[0].contains("not used"), "{unused:?}");
+
+        let both = waiver("prepared_transactions", &["db: transaction a", "db: transaction c"], "2026-11-25");
+        let judged = judge(found(), &[both], today);
+        let said = ["the waiver of `prepared_transactions` is not used: no object `db: transaction c` was found"];
+        assert_eq!(judged.waiver_errors, said);
+    }
+
+    #[test]
+    fn a_waiver_of_what_could_not_be_looked_at_is_not_unused() {
+        let today = jiff::civil::date(2026, 11, 25);
+        let waivers = [waiver("prepared_transactions", &[], "2026-11-25")];
+        let unchecked = |code: &str| Report {
+            unchecked: vec![Unchecked { code: Some(code.into()), database: None, reason: "no right".into() }],
+            ..Report::default()
+        };
+        assert!(judge(unchecked("prepared_transactions"), &waivers, today).waiver_errors.is_empty());
+        assert_eq!(judge(unchecked("large_objects"), &waivers, today).waiver_errors.len(), 1);
     }
 
     #[test]

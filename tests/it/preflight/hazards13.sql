@@ -20,6 +20,9 @@ CREATE CONVERSION same_latin1 FOR 'LATIN1' TO 'UTF8' FROM iso8859_1_to_utf8;
 -- unqualified_names
 CREATE FUNCTION looks_up(int) RETURNS bigint LANGUAGE sql IMMUTABLE AS 'SELECT count(*) FROM orders WHERE id = $1';
 CREATE INDEX customers_looks_up ON customers (looks_up(id));
+CREATE TABLE "Mixed" (id int PRIMARY KEY);
+CREATE FUNCTION mixes(int) RETURNS int LANGUAGE plpgsql IMMUTABLE AS 'BEGIN RETURN (SELECT count(*) + $1 FROM "Mixed"); END';
+CREATE INDEX mixed_by ON "Mixed" (mixes(id));
 CREATE FUNCTION calls(int) RETURNS int LANGUAGE plpgsql IMMUTABLE AS 'BEGIN RETURN rate($1); END';
 ALTER TABLE orders ADD CONSTRAINT called CHECK (calls(id) > 0);
 CREATE FUNCTION casts(int) RETURNS text LANGUAGE sql IMMUTABLE AS 'SELECT ($1::positive)::text';
@@ -121,6 +124,9 @@ CREATE TABLE pictures (id int PRIMARY KEY, data oid);
 -- unknown_settings
 ALTER ROLE app SET operator_precedence_warning = on;
 ALTER DATABASE shop SET vacuum_cleanup_index_scale_factor = 0.2;
+ALTER ROLE ALL SET operator_precedence_warning = off;
+-- settings_of_all_roles
+ALTER ROLE ALL SET work_mem = '5MB';
 -- unknown_function_settings
 CREATE FUNCTION warns() RETURNS int LANGUAGE sql SET operator_precedence_warning = on AS 'SELECT 1';
 -- invalid_setting_values

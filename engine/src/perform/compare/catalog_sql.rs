@@ -123,9 +123,10 @@ fn settings() -> String {
 
 /// Settings of roles, whatever the database.
 fn role_settings() -> String {
-    "SELECT 'setting of role', pg_get_userbyid(setrole) || ' ' || split_part(one, '=', 1), \
+    "SELECT CASE WHEN setrole = 0 THEN 'setting of all roles' ELSE 'setting of role' END, \
+            CASE WHEN setrole = 0 THEN '' ELSE pg_get_userbyid(setrole) || ' ' END || split_part(one, '=', 1), \
             substr(one, strpos(one, '=') + 1) \
-     FROM pg_db_role_setting, unnest(setconfig) one WHERE setdatabase = 0 AND setrole <> 0"
+     FROM pg_db_role_setting, unnest(setconfig) one WHERE setdatabase = 0"
         .to_owned()
 }
 

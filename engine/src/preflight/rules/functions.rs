@@ -47,17 +47,17 @@ fn unqualified_names(pair: &Pair<'_>) -> String {
            relation(fn, name, nsp) AS (
              SELECT b.fn, c.relname::text, c.relnamespace
              FROM body b, regexp_matches(b.text, '\y(?:from|join|into|update|table)\s+(?:only\s+)?"?([a-z_][a-z0-9_$]*)\M"?(?!\s*[.(])', 'g') m
-                  JOIN pg_class c ON c.relname = m[1] AND c.relkind IN ('r', 'p', 'v', 'm', 'f', 'S')
+                  JOIN pg_class c ON lower(c.relname) = m[1] AND c.relkind IN ('r', 'p', 'v', 'm', 'f', 'S')
              WHERE NOT EXISTS (SELECT FROM pg_class s WHERE s.relname = m[1] AND s.relnamespace = 'pg_catalog'::regnamespace)),
            called(fn, name, nsp) AS (
              SELECT b.fn, f.proname::text, f.pronamespace
              FROM body b, regexp_matches(b.text, '(?:^|[^.a-z0-9_$"])"?([a-z_][a-z0-9_$]*)\M"?\s*\(', 'g') m
-                  JOIN pg_proc f ON f.proname = m[1]
+                  JOIN pg_proc f ON lower(f.proname) = m[1]
              WHERE NOT EXISTS (SELECT FROM pg_proc s WHERE s.proname = m[1] AND s.pronamespace = 'pg_catalog'::regnamespace)),
            cast_to(fn, name, nsp) AS (
              SELECT b.fn, t.typname::text, t.typnamespace
              FROM body b, regexp_matches(b.text, '::\s*"?([a-z_][a-z0-9_$]*)\M"?(?!\s*[.])', 'g') m
-                  JOIN pg_type t ON t.typname = m[1]
+                  JOIN pg_type t ON lower(t.typname) = m[1]
              WHERE NOT EXISTS (SELECT FROM pg_type s WHERE s.typname = m[1] AND s.typnamespace = 'pg_catalog'::regnamespace)),
            named AS (SELECT * FROM relation UNION SELECT * FROM called UNION SELECT * FROM cast_to)
            SELECT format('function %s', x.fn::regprocedure),

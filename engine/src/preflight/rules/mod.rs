@@ -111,5 +111,25 @@ pub const TAKEN_AWAY: &[(&str, &str)] = &[
     ("corrupted indexes and rows", "`verify` reads every row on both sides; run `pg_amcheck` on the source before"),
     ("fields near 1 GB", "only reading every row tells; the dump fails and names the table"),
     ("plugins of logical decoding that the server does not allow", "pgplan uses `pgoutput` alone"),
+    (
+        "triggers that call functions without a schema",
+        "triggers are restored after the rows, so none fires in a restore; afterwards they run as in the source",
+    ),
+    (
+        "COMMENT ON EXTENSION by a role that does not own it",
+        "the restore stops there and says so (`pgplan explain not_the_owner`); put it among the expected errors",
+    ),
+    (
+        "TRUNCATE across foreign keys while rows are replicated",
+        "no catalog tells whether one will come; keep it out of the time of the move",
+    ),
+    (
+        "tables of a subscription that are not ready yet (`srsubstate`)",
+        "it matters at a cutover by replication, not before one",
+    ),
+    (
+        "base backups from before the move",
+        "point-in-time recovery does not cross versions: take a new base backup of the target",
+    ),
     ("sessions that write until the dump begins", "`open_sessions` names them; a fence stops them"),
 ];

@@ -53,10 +53,12 @@ fn lacking(pair: &Pair<'_>, name: &str) -> String {
 }
 
 /// Settings that roles and databases have: `who`, `what` of them, `name`, `value`.
-const STORED: &str = "SELECT CASE WHEN s.setrole = 0 THEN format('database %I', d.datname) \
+const STORED: &str = "SELECT CASE WHEN s.setrole = 0 AND s.setdatabase = 0 THEN 'all roles' \
+           WHEN s.setrole = 0 THEN format('database %I', d.datname) \
            WHEN s.setdatabase = 0 THEN format('role %I', r.rolname) \
            ELSE format('role %I in database %I', r.rolname, d.datname) END AS who, \
-      CASE WHEN s.setrole = 0 THEN format('ALTER DATABASE %I RESET ', d.datname) \
+      CASE WHEN s.setrole = 0 AND s.setdatabase = 0 THEN 'ALTER ROLE ALL RESET ' \
+           WHEN s.setrole = 0 THEN format('ALTER DATABASE %I RESET ', d.datname) \
            WHEN s.setdatabase = 0 THEN format('ALTER ROLE %I RESET ', r.rolname) \
            ELSE format('ALTER ROLE %I IN DATABASE %I RESET ', r.rolname, d.datname) END AS undo, \
       split_part(c, '=', 1) AS name, substr(c, position('=' IN c) + 1) AS value \
@@ -93,6 +95,29 @@ pub(super) static RULES: &[Rule] = &[
         why: "ALTER ROLE … SET and ALTER DATABASE … SET fail with `unrecognized configuration parameter`",
         fix: "RESET the setting in the source before the dump",
         link: "https://www.postgresql.org/docs/current/config-setting.html",
+        untested: None,
+    },
+    Rule {
+        code: "settings_of_all_roles",
+        severity: Severity::Warning,
+        title: "settings of all roles, which no dump carries",
+        pairs: Pairs::Any,
+        methods: DUMPED,
+        check: Check::Source(|_| {
+            // A list is stored as it is written (variable_is_guc_list_quote in PostgreSQL's source).
+            Ok("SELECT 'setting of all roles', c, format('ALTER ROLE ALL SET %I TO %s;', name, \
+                       CASE WHEN name IN ('search_path', 'temp_tablespaces', 'local_preload_libraries', \
+                                          'session_preload_libraries', 'shared_preload_libraries', \
+                                          'unix_socket_directories') \
+                            THEN value ELSE quote_literal(value) END) \
+                FROM (SELECT c, split_part(c, '=', 1) AS name, substr(c, position('=' IN c) + 1) AS value \
+                      FROM pg_db_role_setting s, unnest(s.setconfig) c WHERE s.setrole = 0 AND s.setdatabase = 0) x \
+                ORDER BY 2"
+                .into())
+        }),
+        why: "pg_dumpall writes settings of each role and each database, but not those of ALTER ROLE ALL SET",
+        fix: "say the statements in the target after the restore; `verify` shows what is missing",
+        link: "https://www.postgresql.org/docs/current/sql-alterrole.html",
         untested: None,
     },
     Rule {
