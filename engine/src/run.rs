@@ -207,12 +207,14 @@ impl Stop {
 }
 
 /// Where a run that is taken up goes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Direction {
     /// On to its end.
     Forward {
         /// How often in a row pgplan may end in the middle of an action before a person is asked: [`MOST_CUTS`].
         most_cuts: u32,
+        /// A step to begin anew, with every step after it that has been begun.
+        rerun: Option<String>,
     },
     /// Back to its begin.
     Back,
@@ -258,6 +260,8 @@ pub struct Run<'a> {
     ensured: BTreeSet<String>,
     budget: Option<Budget>,
     over_budget: bool,
+    /// Events that are written together, while [`Run::at_once`] works.
+    gathered: Option<Vec<Event>>,
 }
 
 impl<'a> Run<'a> {
@@ -304,18 +308,28 @@ impl<'a> Run<'a> {
     ) -> Result<Self, RunError> {
         let state = RunState::fold(id, &journal.events(id)?)?;
         let mut run = Self::over(plan, journal, state, reporters);
-        let steps = step_fingerprints(plan);
+        let old = &run.state;
         let changed: Vec<String> = plan
             .steps
             .iter()
-            .filter(|step| run.state.step_fingerprints.get(&step.id).is_some_and(|old| *old != step.fingerprint))
+            .filter(|step| old.step_fingerprints.get(&step.id).is_some_and(|old| *old != step.fingerprint))
             .map(|step| step.id.clone())
             .collect();
-        let (fingerprint, texts) = (plan.fingerprint.clone(), step_texts(plan));
-        run.record(vec![EventKind::RunResumed { fingerprint, steps, texts, holder }])?;
-        if let Direction::Forward { most_cuts } = direction {
-            run.recover(&changed, most_cuts)?;
-        }
+        let before = old.steps.iter().map(|(id, step)| (id.clone(), step.status)).collect();
+        // What is taken back was done as the plan was then: that it has changed since is for whoever goes forward again.
+        let (fingerprint, steps, texts) = match &direction {
+            Direction::Forward { .. } => (plan.fingerprint.clone(), step_fingerprints(plan), step_texts(plan)),
+            Direction::Back => (old.fingerprint.clone(), old.step_fingerprints.clone(), old.step_texts.clone()),
+        };
+        // At once: were the plan's new fingerprints there without what follows from them, an edit would go unnoticed.
+        run.at_once(|run| {
+            run.record(vec![EventKind::RunResumed { fingerprint, steps, texts, holder }])?;
+            if let Direction::Forward { most_cuts, rerun } = &direction {
+                run.recover(&before, &changed, *most_cuts)?;
+                rerun.as_ref().map_or(Ok(()), |step| run.rerun(step))?;
+            }
+            Ok(())
+        })?;
         Ok(run)
     }
 
@@ -330,6 +344,7 @@ impl<'a> Run<'a> {
             ensured: BTreeSet::new(),
             budget: None,
             over_budget: false,
+            gathered: None,
         }
     }
 
@@ -373,22 +388,49 @@ impl<'a> Run<'a> {
             last = event.seq;
             events.push(event);
         }
+        if let Some(gathered) = &mut self.gathered {
+            for event in &events {
+                self.state.apply(event)?;
+            }
+            gathered.append(&mut events);
+            return Ok(());
+        }
+        self.append(&events)?;
+        for event in &events {
+            self.state.apply(event)?;
+            self.report(event);
+        }
+        Ok(())
+    }
+
+    /// Makes all that `work` records durable in one write: after a kill there is all of it or nothing.
+    fn at_once(&mut self, work: impl FnOnce(&mut Self) -> Result<(), RunError>) -> Result<(), RunError> {
+        self.gathered = Some(Vec::new());
+        let worked = work(self);
+        let events = self.gathered.take().unwrap_or_default();
+        worked?;
+        self.append(&events)?;
+        events.iter().for_each(|event| self.report(event));
+        Ok(())
+    }
+
+    fn append(&mut self, events: &[Event]) -> Result<(), RunError> {
         let durable: Vec<Event> = events.iter().filter(|event| event.kind.is_durable()).cloned().collect();
         if !durable.is_empty() {
             self.journal.append(&self.state.id, &durable)?;
         }
-        for event in &events {
-            self.state.apply(event)?;
-            let state = &self.state;
-            self.reporters.retain_mut(|reporter| match reporter.event(event, state) {
-                Ok(()) => true,
-                Err(error) => {
-                    tracing::warn!(%error, "a reporter failed and is left out");
-                    false
-                }
-            });
-        }
         Ok(())
+    }
+
+    fn report(&mut self, event: &Event) {
+        let state = &self.state;
+        self.reporters.retain_mut(|reporter| match reporter.event(event, state) {
+            Ok(()) => true,
+            Err(error) => {
+                tracing::warn!(%error, "a reporter failed and is left out");
+                false
+            }
+        });
     }
 }
 

@@ -32,6 +32,7 @@ struct Scripted {
     at_once: Mutex<(usize, usize)>,
     per_step: usize,
     volatile: Option<String>,
+    proof: Option<String>,
 }
 
 impl Scripted {
@@ -64,6 +65,7 @@ impl World for Scripted {
                 let op = Op::Approve { message: String::new() };
                 let mut action = Action::new(format!("{item}{index}"), format!("act {item}{index}"), op, effect);
                 action.volatile = self.volatile.as_ref() == Some(&step.id);
+                action.proof = self.proof.as_ref() == Some(&step.id);
                 actions.push(match index.checked_sub(1) {
                     Some(before) => action.after([format!("{item}{before}")]),
                     None => action,
@@ -145,7 +147,9 @@ fn journal(folder: &tempfile::TempDir) -> Journal {
 async fn apply(plan: &Plan, journal: &mut Journal, world: Scripted) -> (Arc<Scripted>, Ending, RunState) {
     let resumed = journal.runs().unwrap().iter().any(|run| run.id == "r");
     let run = match resumed {
-        true => Run::resume(plan, journal, "r", me(), Direction::Forward { most_cuts: MOST_CUTS }, Vec::new()),
+        true => {
+            Run::resume(plan, journal, "r", me(), Direction::Forward { most_cuts: MOST_CUTS, rerun: None }, Vec::new())
+        }
         false => Run::begin(plan, journal, "r", me(), Vec::new()),
     };
     let mut run = run.unwrap();
@@ -356,6 +360,41 @@ async fn what_runs_whatever_happened_runs_again_after_what_had_failed() {
     let (world, ending, _) = apply(&plan, &mut journal, Scripted::new()).await;
     assert_eq!(ending, Ending::Ended(Outcome::Succeeded));
     assert_eq!(world.done(), ["stop/0", "work/0", "start/0", "look/0"]);
+}
+
+#[tokio::test]
+async fn what_is_done_stays_done_when_a_proof_before_it_is_cut_or_a_step_is_put_before_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let chain = plan(CHAIN);
+    let mut journal = journal(&folder);
+    let proof = || Scripted { proof: Some("a".to_owned()), ..Scripted::new() };
+    let (_, ending, _) = apply(&chain, &mut journal, proof().act("c/0", &[Act::Fail(ErrorKind::Sql)])).await;
+    assert_eq!(ending, Ending::Ended(Outcome::Failed));
+    for kind in [ErrorKind::Connection, ErrorKind::Verification] {
+        let (world, _, _) = apply(&chain, &mut journal, proof().act("a/0", &[Act::Fail(kind)])).await;
+        assert_eq!(world.done(), [""; 0]);
+    }
+    let (_, ending, _) = apply(&chain, &mut journal, proof().act("c/0", &[Act::Fail(ErrorKind::Sql)])).await;
+    assert_eq!(ending, Ending::Ended(Outcome::Failed));
+    let longer = plan(&CHAIN.replace("  - { id: b", "  - { id: new, approve: { message: m } }\n  - { id: b"));
+    let (world, ending, _) = apply(&longer, &mut journal, proof()).await;
+    assert_eq!(ending, Ending::Ended(Outcome::Succeeded));
+    assert_eq!(world.done(), ["a/0", "new/0", "c/0"]);
+}
+
+#[tokio::test]
+async fn an_edit_is_noticed_by_the_session_after_one_that_went_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let chain = plan(CHAIN);
+    let mut journal = journal(&folder);
+    apply(&chain, &mut journal, Scripted::new().act("c/0", &[Act::Fail(ErrorKind::Sql)])).await;
+    let edited = plan(&CHAIN.replace("id: c, approve: { message: m }", "id: c, approve: { message: other }"));
+    let back = Run::resume(&edited, &mut journal, "r", me(), Direction::Back, Vec::new()).unwrap();
+    assert_eq!(back.state().step_fingerprints, super::step_fingerprints(&chain));
+    drop(back);
+    apply(&edited, &mut journal, Scripted::new()).await;
+    let changed = |event: &Event| matches!(&event.kind, EventKind::StepChanged { step } if step == "c");
+    assert_eq!(journal.events("r").unwrap().iter().filter(|event| changed(event)).count(), 1);
 }
 
 #[tokio::test]

@@ -222,7 +222,14 @@ fn go_on(plan: &Arc<Plan>, journal: &mut Journal, id: &str, fresh: bool) -> Endi
         let world = Arc::new(Real::new(Arc::clone(plan), settings, [].into()).await.expect("the world is there"));
         let run = match fresh {
             true => Run::begin(plan, journal, id, me(), Vec::new()),
-            false => Run::resume(plan, journal, id, me(), Direction::Forward { most_cuts: MOST_CUTS }, Vec::new()),
+            false => Run::resume(
+                plan,
+                journal,
+                id,
+                me(),
+                Direction::Forward { most_cuts: MOST_CUTS, rerun: None },
+                Vec::new(),
+            ),
         };
         run.unwrap().drive(&world, &Wishes::default(), &Stop::default()).await.unwrap()
     })

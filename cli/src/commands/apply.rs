@@ -182,7 +182,7 @@ impl Apply {
         let (now, handle) = (Now::default(), bars.as_ref().map(Bar::handle));
         let reporters = self.shown.reporters(ui, bars, &now)?;
         let (plan, me) = (Arc::clone(&session.plan), session.me.clone());
-        let forward = Direction::Forward { most_cuts: faults::most_cuts() };
+        let forward = Direction::Forward { most_cuts: faults::most_cuts(), rerun: self.rerun.clone() };
         let mut run = match match &resumed {
             Some(_) => Run::resume(&plan, &mut session.journal, &id, me, forward, reporters),
             None => Run::begin(&plan, &mut session.journal, &id, me, reporters),
@@ -219,9 +219,6 @@ impl Apply {
         stop: &Stop,
         consent: &Consent,
     ) -> Result<Ending, RunError> {
-        if let Some(step) = &self.rerun {
-            run.rerun(step)?;
-        }
         let ending = run.drive(world, wishes, stop).await?;
         if ending != Ending::Ended(Outcome::Failed) {
             return Ok(ending);

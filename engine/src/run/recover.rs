@@ -1,9 +1,14 @@
 //! Taking up a run: what becomes of the actions that a dead or interrupted session left begun.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Run, RunError};
-use crate::{action::Effect, event::EventKind, plan::Step, state::ActionStatus};
+use crate::{
+    action::Effect,
+    event::EventKind,
+    plan::RunOn,
+    state::{ActionState, ActionStatus, StepStatus},
+};
 
 /// How often in a row pgplan may end in the middle of an action before a person is asked what is going on.
 pub const MOST_CUTS: u32 = 50;
@@ -11,8 +16,15 @@ pub const MOST_CUTS: u32 = 50;
 impl Run<'_> {
     /// Decides about actions that a dead or interrupted session left begun, about volatile ones, and about steps whose
     /// text has changed.
-    pub(super) fn recover(&mut self, changed: &[String], most_cuts: u32) -> Result<(), RunError> {
-        let early = self.come_too_early();
+    ///
+    /// `before` is where the steps stood when the last session ended.
+    pub(super) fn recover(
+        &mut self,
+        before: &BTreeMap<String, StepStatus>,
+        changed: &[String],
+        most_cuts: u32,
+    ) -> Result<(), RunError> {
+        let early = self.come_too_early(before);
         self.record(early)?;
         let mut events = Vec::new();
         for step in &self.plan.steps {
@@ -50,45 +62,42 @@ impl Run<'_> {
         self.record(events)
     }
 
-    /// Returns the reopening of steps that are over although one before them is not: `run_on: always` and `failure`
-    /// let them run when it failed. It is done again now, and so are they after it: what starts an application must
-    /// come after what stops it.
-    fn come_too_early(&self) -> Vec<EventKind> {
-        let open = |step: &&Step| {
-            let state = self.state.steps.get(&step.id);
-            // What is open only because its outputs ended with a session is no reason.
-            let only_again = state.is_some_and(|state| {
-                !state.actions.is_empty()
-                    && state.actions.iter().all(|a| a.action.volatile || a.status == ActionStatus::Finished)
-            });
-            !self.state.status(&step.id).satisfies() && !only_again
+    /// Returns the reopening of steps that ran because one before them had failed (`run_on: always` and `failure` let
+    /// them), and of those that ran after them. They are done again, after what had failed: what starts an application
+    /// must come after what stops it. All other steps that are done stay done, whatever is open before them: a tunnel
+    /// that is opened anew, a proof that is made anew, a step that was put into the plan since.
+    fn come_too_early(&self, before: &BTreeMap<String, StepStatus>) -> Vec<EventKind> {
+        let over = |step: &str| self.state.status(step).satisfies();
+        let came_short = |need: &String| {
+            matches!(before.get(need), Some(StepStatus::Failed | StepStatus::Blocked))
+                || !over(need) && !self.is_open_only_again(need)
         };
-        let mut reached: Vec<&str> = self.plan.steps.iter().filter(open).map(|step| step.id.as_str()).collect();
-        let mut late = BTreeSet::new();
-        while let Some(before) = reached.pop() {
-            for step in self.plan.steps.iter().filter(|step| step.needs.iter().any(|need| need == before)) {
-                if late.insert(step.id.as_str()) {
-                    reached.push(&step.id);
-                }
-            }
-        }
-        let over = late.into_iter().filter(|step| self.state.status(step).satisfies());
+        let early = self
+            .plan
+            .steps
+            .iter()
+            .filter(|step| step.run_on != RunOn::Success && over(&step.id) && step.needs.iter().any(&came_short));
         let reason = "a step before it had failed and is done again".to_owned();
-        over.map(|step| EventKind::StepReopened { step: step.to_owned(), reason: reason.clone() }).collect()
+        let late = self.with_later(early.map(|step| step.id.as_str())).into_iter().filter(|step| over(step));
+        late.map(|step| EventKind::StepReopened { step: step.to_owned(), reason: reason.clone() }).collect()
+    }
+
+    /// Returns whether a step was done and is open only because what it gave or proved does not last.
+    fn is_open_only_again(&self, step: &str) -> bool {
+        let lasts_not = |action: &ActionState| action.action.volatile || action.action.proof;
+        self.state.steps.get(step).is_some_and(|state| {
+            let mut actions = state.actions.iter();
+            !state.actions.is_empty() && actions.all(|one| lasts_not(one) || one.status == ActionStatus::Finished)
+        })
     }
 
     /// Begins a step anew, and every step after it that has been begun.
     ///
     /// # Errors
     /// When the journal cannot be written.
-    pub fn rerun(&mut self, step: &str) -> Result<(), RunError> {
-        let mut reached = BTreeSet::from([step.to_owned()]);
-        for later in &self.plan.steps {
-            if later.needs.iter().any(|need| reached.contains(need)) {
-                reached.insert(later.id.clone());
-            }
-        }
-        let begun = self.plan.steps.iter().filter(|step| reached.contains(&step.id));
+    pub(super) fn rerun(&mut self, step: &str) -> Result<(), RunError> {
+        let reached = self.with_later([step]);
+        let begun = self.plan.steps.iter().filter(|step| reached.contains(step.id.as_str()));
         let begun = begun.filter(|step| self.state.steps.contains_key(&step.id));
         let events = begun.map(|found| {
             let reason = if found.id == step { "it is to be done again" } else { "a step before it is done again" };
@@ -108,14 +117,20 @@ impl Run<'_> {
     }
 
     fn has_unfinished_descendant(&self, step: &str) -> bool {
-        let mut reached = BTreeSet::from([step]);
-        let mut found = false;
-        for later in &self.plan.steps {
-            if later.needs.iter().any(|need| reached.contains(need.as_str())) {
-                reached.insert(&later.id);
-                found |= !self.state.status(&later.id).satisfies();
+        self.with_later([step]).into_iter().any(|later| later != step && !self.state.status(later).satisfies())
+    }
+
+    /// Returns steps with all that come after them, directly or not.
+    fn with_later<'s>(&'s self, steps: impl IntoIterator<Item = &'s str>) -> BTreeSet<&'s str> {
+        let mut reached: Vec<&str> = steps.into_iter().collect();
+        let mut all: BTreeSet<&str> = reached.iter().copied().collect();
+        while let Some(before) = reached.pop() {
+            for step in self.plan.steps.iter().filter(|step| step.needs.iter().any(|need| need == before)) {
+                if all.insert(&step.id) {
+                    reached.push(&step.id);
+                }
             }
         }
-        found
+        all
     }
 }
