@@ -62,6 +62,7 @@ impl Exit {
             | ErrorKind::Tool
             | ErrorKind::ToolMissing
             | ErrorKind::Timeout
+            | ErrorKind::Lost
             | ErrorKind::Io => Self::Failed,
         }
     }

@@ -33,6 +33,9 @@ pub enum ErrorKind {
     ToolMissing,
     /// The step took longer than its `timeout`.
     Timeout,
+    /// How much of it was done is not known, or a part of it was: the answer got lost, the program was killed, an error came
+    /// after statements that are committed.
+    Lost,
     /// The run was told to stop.
     Interrupted,
     /// Data, counts or an `ensures` condition are not as they must be.
@@ -74,6 +77,7 @@ impl ErrorKind {
             Self::Tool => "tool",
             Self::ToolMissing => "tool_missing",
             Self::Timeout => "timeout",
+            Self::Lost => "lost",
             Self::Interrupted => "interrupted",
             Self::Verification => "verification",
             Self::Refused => "refused",
@@ -101,6 +105,7 @@ impl ErrorKind {
             Self::Tool => (false, "read the program's own message above, mend its cause, then apply again"),
             Self::ToolMissing => (false, "install the program, or name its folder in PGPLAN_PG_BIN or PATH"),
             Self::Timeout => (true, "raise the step's `timeout` or find out what it waited for"),
+            Self::Lost => (true, "look what was done, then `pgplan resolve` it"),
             Self::Interrupted => (false, "apply the same plan again to go on"),
             Self::Verification => (false, "the two sides differ; do not go on before the difference is understood"),
             Self::Refused => (false, "read why above; nothing was changed"),

@@ -216,7 +216,9 @@ fn indeterminate(step: &str, action: &ActionState, run: &str) -> StepError {
         format!("say `pgplan resolve {step} --as done --run {run}`, `--as retry` or `--as undo`, and apply again");
     let error = |message: String| StepError::new(crate::error::ErrorKind::NeedsPerson, message);
     match action.action.effect {
-        Effect::Opaque => error(format!("it is not known whether `{title}` was done: it was cut in the middle"))
+        Effect::Opaque => error(format!(
+            "it is not known whether `{title}` was done: it was cut in the middle, or an error came when a part of it was done"
+        ))
             .help(format!("look, then {decide}")),
         Effect::Transaction | Effect::Probe | Effect::Restart => {
             error(format!("pgplan ended {} times in a row in the middle of `{title}`", action.cuts))

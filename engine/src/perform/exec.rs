@@ -25,8 +25,8 @@ const BETWEEN_LOOKS: Duration = Duration::from_millis(500);
 /// Runs a program unless its check says that the work is done, and takes the outputs from what it prints.
 ///
 /// # Errors
-/// [`ErrorKind::Tool`] when it fails or an output is missing in what it printed, [`ErrorKind::ToolMissing`] when it is
-/// not installed, [`ErrorKind::Verification`] when it ended well but its check does not show the work,
+/// [`ErrorKind::Tool`] when it fails or an output is missing in what it printed, [`ErrorKind::Lost`] when a signal killed
+/// it, [`ErrorKind::ToolMissing`] when it is not installed, [`ErrorKind::Verification`] when it ended well but its check does not show the work,
 /// [`ErrorKind::Interrupted`] when the run was told to stop.
 pub async fn exec(op: &Exec, cx: &PerformCx) -> Result<Output, StepError> {
     if let Some(check) = &op.done_if
@@ -35,7 +35,10 @@ pub async fn exec(op: &Exec, cx: &PerformCx) -> Result<Output, StepError> {
         return Ok(Output { outputs, already_done: true, summary: "was done already".to_owned(), ..Output::default() });
     }
     let finished = run(op, cx).await?;
-    finished.check(&op.success_codes)?;
+    finished.check(&op.success_codes).map_err(|error| match finished.status.code() {
+        Some(_) => error,
+        None => StepError { kind: ErrorKind::Lost, ..error },
+    })?;
     let mut outputs = captures(&op.capture, &finished, cx)?;
     if let (Some(check), Some(within)) = (&op.done_if, op.confirm_within_ms) {
         outputs.extend(confirm(check, Duration::from_millis(within), cx).await?);

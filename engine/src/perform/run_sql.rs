@@ -144,16 +144,25 @@ struct Given {
 
 async fn run_all(op: &RunSql, cx: &PerformCx, session: &Session, statements: &[String]) -> Result<Output, StepError> {
     let (mut rows, mut first) = (0, None);
+    let commits = !op.transaction && !op.read_only;
     for (at, statement) in statements.iter().enumerate() {
         let found = run_one(session, statement).await.map_err(|error| {
             let error = error.detail(format!("statement {} of {}", at + 1, statements.len()));
-            if op.transaction || at == 0 { error } else { error.detail(format!("the first {at} were committed")) }
+            match (commits, at) {
+                (false, _) => error,
+                (true, 0) if error.kind == ErrorKind::Connection => StepError { kind: ErrorKind::Lost, ..error },
+                (true, 0) => error,
+                (true, _) => lost(error, format!("the first {at} were committed")),
+            }
         })?;
         rows = found.rows;
         first = found.first.or(first);
     }
     let value = first.as_ref().and_then(|row| row.values().next().cloned()).unwrap_or(Value::Null);
-    expected(op, cx, rows, &value)?;
+    expected(op, cx, rows, &value).map_err(|error| match commits {
+        true => lost(error, "all statements were committed".to_owned()),
+        false => error,
+    })?;
     let mut outputs = Outputs::new();
     outputs.insert("value".to_owned(), OutputValue::Plain(value));
     outputs.insert("row".to_owned(), OutputValue::Plain(Value::Object(first.unwrap_or_default())));
@@ -164,6 +173,15 @@ async fn run_all(op: &RunSql, cx: &PerformCx, session: &Session, statements: &[S
         n => format!("{}, {} by the last", counted(n as u64, "statement"), counted(rows, "row")),
     };
     Ok(Output { outputs, summary, rows: Some(rows), ..Output::default() })
+}
+
+/// Returns the error of a step that has done a part of its work for good; one that was stopped stays what it is.
+fn lost(error: StepError, done: String) -> StepError {
+    let kind = match error.kind {
+        kind @ (ErrorKind::Interrupted | ErrorKind::Timeout) => kind,
+        _ => ErrorKind::Lost,
+    };
+    StepError { kind, ..error.detail(done) }
 }
 
 /// Runs one statement; of its rows only the first is kept.

@@ -320,6 +320,15 @@ impl Run<'_> {
                     events.push(EventKind::ActionIndeterminate { step, action });
                     return None;
                 }
+                // Unless the plan says that it may be repeated nevertheless.
+                if effect == Effect::Opaque && error.kind == ErrorKind::Lost && !retry.errors.contains(&error.kind) {
+                    let message =
+                        std::iter::once(error.message.as_str()).chain(error.details.iter().map(String::as_str));
+                    let message = message.collect::<Vec<&str>>().join("; ");
+                    events.push(EventKind::Warned { step: Some(step.clone()), message });
+                    events.push(EventKind::ActionIndeterminate { step, action });
+                    return None;
+                }
                 let wait = wait_before_retry(&retry, attempts, &error);
                 let retry_in_ms = wait.map(|wait| u64::try_from(wait.as_millis()).unwrap_or(u64::MAX));
                 let names = (step.clone(), action.clone());
