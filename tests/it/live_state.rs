@@ -6,7 +6,7 @@ use nix::sys::signal::Signal;
 
 use crate::{
     cluster::{Cluster, Settings},
-    env::TestEnv,
+    env::{Outcome, TestEnv},
     live_claims::{Bouncer, plan, signal, until},
 };
 
@@ -65,6 +65,31 @@ fn two_machines_never_run_one_plan_and_one_goes_on_for_the_other() {
     assert!(!there.work().join(".pgplan/state.db").exists());
     let runs = here.pgplan(&["runs", "--json", "--state", &state]).expect(0).stdout;
     assert!(runs.contains("\"succeeded\"") && runs.matches("\"run\"").count() == 1, "{runs}");
+}
+
+/// A holder that was away too long finds another one's lease: it ends what it does, at once.
+#[test]
+fn a_holder_whose_lease_was_taken_over_stops_its_programs() {
+    let server = server();
+    let state = server.url("state");
+    let env = TestEnv::new();
+    env.write(
+        "p.yaml",
+        "version: 1\nname: p\nsteps:\n  - { id: one, command: [sh, -c, 'echo $$ > begun; sleep 600; touch ended'] }\n",
+    );
+    let child = env.command(&["apply", "p.yaml", "--state", &state]).spawn().expect("pgplan starts");
+    until("the program runs", || env.work().join("begun").exists() && !env.read("begun").is_empty());
+    // What another machine does once the lock has been free for long enough.
+    server.psql(
+        "state",
+        "UPDATE pgplan_state.lease SET epoch = epoch + 1; SELECT pg_terminate_backend(pid) FROM pg_stat_activity \
+         WHERE application_name LIKE 'pgplan-state%'",
+    );
+    let told = Outcome::of(&child.wait_with_output().expect("it ends")).expect(3).stderr;
+    assert!(told.contains("another process has taken over the run"), "{told}");
+    let program = env.read("begun").trim().to_owned();
+    until("the program has ended", || !std::path::Path::new("/proc").join(&program).exists());
+    assert!(!env.work().join("ended").exists());
 }
 
 #[test]

@@ -183,6 +183,7 @@ impl Apply {
         let reporters = self.shown.reporters(ui, bars, &now)?;
         let (plan, me) = (Arc::clone(&session.plan), session.me.clone());
         let forward = Direction::Forward { most_cuts: faults::most_cuts(), rerun: self.rerun.clone() };
+        let lost = session.journal.lost();
         let mut run = match match &resumed {
             Some(_) => Run::resume(&plan, &mut session.journal, &id, me, forward, reporters),
             None => Run::begin(&plan, &mut session.journal, &id, me, reporters),
@@ -194,7 +195,7 @@ impl Apply {
             return Ok(run_failed(ui, &error));
         }
         let stop = Stop::default();
-        listen(&stop, &now, handle)?;
+        listen(&stop, &now, handle, lost)?;
         let hints = ui.hints.clone();
         let command = |verb: &str| self.plan.command(verb, &hints);
         let told = match Box::pin(self.drive(&mut run, &world, &wishes, &stop, &consent)).await {

@@ -19,6 +19,7 @@ use pgplan_engine::{
     timing::{Machine, TimedServer, Timing},
     world::this_process,
 };
+use tokio_util::sync::CancellationToken;
 
 use super::{
     apply::new_run_id,
@@ -126,7 +127,8 @@ impl Rehearse {
         }
         let stop = Stop::default();
         let now = Now::default();
-        listen(&stop, &now, None)?;
+        // Nobody else knows its journal.
+        listen(&stop, &now, None, CancellationToken::new())?;
         let rehearsed = Box::pin(self.rehearse(ui, plan, &options, &me, &stop, &now)).await;
         ui.say("removing the throwaway servers");
         let left = leftovers::remove(&id, &folder).await;

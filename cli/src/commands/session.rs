@@ -18,6 +18,7 @@ use pgplan_engine::{
     world::{Consent, Settings, this_process},
 };
 use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
 
 use super::{
     journal_failed,
@@ -165,8 +166,9 @@ fn changed_databases(plan: &Plan, old: &RunState) -> BTreeSet<String> {
     used.filter(|(.., how)| *how == Use::Changes).map(|(name, ..)| name.clone()).collect()
 }
 
-/// Asks for a polite stop at the first INT or TERM, and for one at once at the second; tells at USR1 what is being done.
-pub(crate) fn listen(stop: &Stop, now: &Now, bars: Option<MultiProgress>) -> io::Result<()> {
+/// Asks for a polite stop at the first INT or TERM, and for one at once at the second or when the lease is `lost`; tells
+/// at USR1 what is being done.
+pub(crate) fn listen(stop: &Stop, now: &Now, bars: Option<MultiProgress>, lost: CancellationToken) -> io::Result<()> {
     let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
     let mut status = signal(SignalKind::user_defined1())?;
     let (stop, now) = (stop.clone(), now.clone());
@@ -175,6 +177,11 @@ pub(crate) fn listen(stop: &Stop, now: &Now, bars: Option<MultiProgress>) -> io:
             tokio::select! {
                 _ = interrupt.recv() => stop.ask("SIGINT"),
                 _ = terminate.recv() => stop.ask("SIGTERM"),
+                // What runs here may be begun over there.
+                () = lost.cancelled(), if !stop.at_once.is_cancelled() => {
+                    stop.ask("the process that has taken over the run");
+                    stop.at_once.cancel();
+                }
                 _ = status.recv() => {
                     let tell = || writeln!(anstream::stderr(), "{}", now.text());
                     let told = bars.as_ref().map_or_else(tell, |bars| bars.suspend(tell));

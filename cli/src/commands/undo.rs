@@ -104,12 +104,13 @@ impl Undo {
         let (now, handle) = (Now::default(), bars.as_ref().map(Bar::handle));
         let reporters = self.shown.reporters(ui, bars, &now)?;
         let (plan, me) = (Arc::clone(&session.plan), session.me.clone());
+        let lost = session.journal.lost();
         let mut run = match Run::resume(&plan, &mut session.journal, &old.id, me, Direction::Back, reporters) {
             Ok(run) => run,
             Err(error) => return Ok(run_failed(ui, &error)),
         };
         let stop = Stop::default();
-        listen(&stop, &now, handle)?;
+        listen(&stop, &now, handle, lost)?;
         let hints = ui.hints.clone();
         let command = |verb: &str| self.plan.command(verb, &hints);
         let told = match run.undo(&world, &stop, "`pgplan undo` was called").await {

@@ -10,6 +10,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use tokio_util::sync::CancellationToken;
+
 use crate::{
     error::StepError,
     event::{Event, Holder},
@@ -102,6 +104,17 @@ impl Journal {
         match &mut self.0 {
             Store::File(file) => file.release(),
             Store::Server(server) => server.release(),
+        }
+    }
+
+    /// Returns what is cancelled when the store notices by itself that another process has taken the lease over; it may
+    /// notice only when it is written to.
+    #[must_use]
+    pub fn lost(&self) -> CancellationToken {
+        match &self.0 {
+            // Nobody takes a lease from a process that lives on the same machine.
+            Store::File(_) => CancellationToken::new(),
+            Store::Server(server) => server.lost(),
         }
     }
 

@@ -18,6 +18,8 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 
+use tokio_util::sync::CancellationToken;
+
 use super::{FORMAT, JournalError, Row, RunLine, apart::lock_of, damaged, holder_text, known_holder, runs_here};
 use crate::{
     error::{ErrorKind, StepError},
@@ -63,6 +65,8 @@ pub(super) struct Server {
     link: Arc<Mutex<Link>>,
     runtime: Option<Runtime>,
     label: String,
+    /// Cancelled when somebody has taken the lease over.
+    lost: CancellationToken,
 }
 
 /// The connection and what is held through it.
@@ -132,8 +136,9 @@ impl Server {
         let name = fitting(format!("pgplan-state {}:{host}:{user}", std::process::id()), LONGEST_NAME);
         let link = Link { info: info.clone(), name, session: None, backend_pid: 0, lease: None };
         let link = Arc::new(Mutex::new(link));
-        runtime.spawn(look_after(Arc::downgrade(&link)));
-        let server = Self { link, runtime: Some(runtime), label };
+        let lost = CancellationToken::new();
+        runtime.spawn(look_after(Arc::downgrade(&link), lost.clone()));
+        let server = Self { link, runtime: Some(runtime), label, lost };
         server.wait(|mut link| async move { link.refuse_pooler().await })?;
         Ok(server)
     }
@@ -196,6 +201,10 @@ impl Server {
     pub(super) fn runs(&self) -> Result<Vec<RunLine>, JournalError> {
         self.wait(|mut link| async move { link.runs().await })
     }
+
+    pub(super) fn lost(&self) -> CancellationToken {
+        self.lost.clone()
+    }
 }
 
 impl Drop for Server {
@@ -216,8 +225,9 @@ impl Drop for Server {
     }
 }
 
-/// Takes the lock of a held lease anew when its connection has broken, so that nobody takes its holder for dead.
-async fn look_after(link: Weak<Mutex<Link>>) {
+/// Takes the lock of a held lease anew when its connection has broken, so that nobody takes its holder for dead; tells
+/// when somebody has.
+async fn look_after(link: Weak<Mutex<Link>>, lost: CancellationToken) {
     loop {
         sleep(LOOK_AFTER).await;
         let Some(link) = link.upgrade() else { return };
@@ -225,7 +235,10 @@ async fn look_after(link: Weak<Mutex<Link>>) {
         if link.lease.is_some()
             && let Err(error) = link.ready(Duration::ZERO).await
         {
-            tracing::debug!(%error, "the journal's server is away");
+            match error {
+                JournalError::LeaseLost => lost.cancel(),
+                error => tracing::debug!(%error, "the journal's server is away"),
+            }
         }
     }
 }
