@@ -21,6 +21,7 @@ use crate::{
 enum Act {
     Succeed,
     Fail(ErrorKind),
+    Last(Duration),
     Hang,
 }
 
@@ -90,6 +91,11 @@ impl World for Scripted {
             Act::Succeed => {
                 self.done.lock().unwrap().push(name);
                 Ok(Output::default().with("n", 1))
+            }
+            Act::Last(time) => {
+                tokio::time::sleep(time).await;
+                self.done.lock().unwrap().push(name);
+                Ok(Output::default())
             }
             Act::Fail(kind) => Err(StepError::new(kind, "scripted")),
             Act::Hang => {
@@ -410,4 +416,62 @@ async fn until_stops_after_a_step_and_the_rest_can_follow() {
     drop(run);
     let (world, ending, _) = apply(&plan, &mut journal, Scripted::new()).await;
     assert_eq!((ending, world.done()), (Ending::Ended(Outcome::Succeeded), vec!["c/0".to_owned()]));
+}
+
+/// Drives a new run with a budget; returns what was done, and the error of the step that was not begun because of it.
+async fn within(plan: &Plan, world: Scripted, budget: Budget) -> (Vec<String>, Option<String>, RunState) {
+    let folder = tempfile::tempdir().unwrap();
+    let mut journal = journal(&folder);
+    let world = Arc::new(world);
+    let mut run = Run::begin(plan, &mut journal, "r", me(), Vec::new()).unwrap();
+    let wishes = Wishes { budget: Some(budget), ..Wishes::default() };
+    run.drive(&world, &wishes, &Stop::default()).await.unwrap();
+    let refused = run.state().steps.values().find_map(|step| step.error.as_ref().map(|error| error.message.clone()));
+    assert_eq!(run.is_over_budget(), refused.is_some());
+    (world.done(), refused, run.state().clone())
+}
+
+const TWO_PARTS: &str = "  - { id: web, downtime: begin, approve: { message: m } }
+  - { id: work, approve: { message: m } }
+  - { id: worker, downtime: begin, approve: { message: m } }
+  - { id: go, point_of_no_return: true, approve: { message: m } }
+  - { id: up-web, needs: [go], downtime: end, approve: { message: m } }
+  - { id: up-worker, needs: [go], downtime: end, approve: { message: m } }
+";
+
+#[tokio::test]
+async fn the_downtime_over_counts_from_the_first_of_several_begins() {
+    let plan = plan(TWO_PARTS);
+    let slow = || Scripted::new().act("work/0", &[Act::Last(Duration::from_millis(400))]);
+    let limit = Duration::from_millis(300);
+    let (done, refused, _) = within(&plan, slow(), Budget { limit, ..Budget::default() }).await;
+    assert_eq!(done, ["web/0", "work/0", "worker/0"]);
+    assert!(refused.unwrap().contains("`go`, the point of no return, was not begun"));
+    let (done, refused, _) =
+        within(&plan, slow(), Budget { limit: Duration::from_secs(60), ..Budget::default() }).await;
+    assert_eq!((done.len(), refused), (6, None));
+}
+
+#[tokio::test]
+async fn a_downtime_ends_when_the_last_of_its_ends_has() {
+    let plan = plan(TWO_PARTS);
+    let world = Scripted::new().act("up-worker/0", &[Act::Last(Duration::from_millis(300))]);
+    let (_, _, state) = within(&plan, world, Budget { limit: Duration::from_secs(60), ..Budget::default() }).await;
+    let windows: Vec<_> = state.downtime.iter().collect();
+    assert_eq!(windows.len(), 1);
+    assert_eq!((windows[0].begin_step.as_str(), windows[0].ended().unwrap().step.as_str()), ("web", "up-worker"));
+    assert!(state.downtime().unwrap() >= jiff::SignedDuration::from_millis(300), "{:?}", state.downtime());
+}
+
+#[tokio::test]
+async fn a_point_of_no_return_that_begins_the_downtime_keeps_to_the_budget() {
+    let plan = plan(
+        "  - { id: stop, downtime: begin, point_of_no_return: true, approve: { message: m } }\n  - { id: up, downtime: end, approve: { message: m } }\n",
+    );
+    let rest = BTreeMap::from([("stop".to_owned(), Duration::from_secs(5))]);
+    let budget = Budget { limit: Duration::from_secs(2), rest };
+    let (done, refused, state) = within(&plan, Scripted::new(), budget).await;
+    assert_eq!(done, Vec::<String>::new());
+    assert!(refused.unwrap().contains("0s are over, and 5s more are predicted"));
+    assert_eq!(state.downtime(), None);
 }

@@ -10,9 +10,8 @@ use pgplan_engine::{
     action::{ActionGraph, OutputValue, SeenServer},
     event::{Event, EventKind, Holder},
     op::Op,
-    plan::Downtime,
     sql::FilterReport,
-    state::{RunState, StepState, StepStatus},
+    state::{self, RunState, StepState, StepStatus},
 };
 use serde::Serialize;
 use serde_json::Value;
@@ -83,6 +82,8 @@ pub(crate) struct Window {
     pub(crate) from: Timestamp,
     /// The step that ended it; absent when none has.
     pub(crate) end_step: Option<String>,
+    /// Whether it ended because the step that began it was taken back.
+    pub(crate) taken_back: bool,
     /// When it ended, or the run's last event.
     pub(crate) to: Timestamp,
     /// How long, milliseconds.
@@ -209,6 +210,14 @@ pub(crate) struct Lists {
     verifications: BTreeMap<String, Value>,
     /// Those that are there and cannot be read.
     unread: Vec<Warning>,
+}
+
+impl Window {
+    /// Returns the step that ended it and how; absent when none has.
+    pub(crate) fn end(&self) -> Option<(&str, &'static str)> {
+        let how = if self.taken_back { "was taken back" } else { "ended" };
+        self.end_step.as_deref().map(|step| (step, how))
+    }
 }
 
 impl Lists {
@@ -397,25 +406,19 @@ fn step(id: &str, found: &StepState, state: &RunState, attempts: &BTreeMap<(Stri
 }
 
 fn windows(state: &RunState) -> Vec<Window> {
-    let mut windows: Vec<Window> = Vec::new();
-    for (mark, at, step) in &state.downtime {
-        let open = windows.last_mut().filter(|window| window.end_step.is_none());
-        match (mark, open) {
-            (Downtime::Begin, None) => windows.push(Window {
-                begin_step: step.clone(),
-                from: *at,
-                end_step: None,
-                to: state.last_at.unwrap_or(*at),
-                ms: 0,
-            }),
-            (Downtime::End, Some(window)) => (window.end_step, window.to) = (Some(step.clone()), *at),
-            (Downtime::Begin, Some(_)) | (Downtime::End, None) => {}
+    let window = |one: &state::Window| {
+        let end = one.ended();
+        let to = end.map(|end| end.at).or(state.last_at).unwrap_or(one.from);
+        Window {
+            begin_step: one.begin_step.clone(),
+            from: one.from,
+            end_step: end.map(|end| end.step.clone()),
+            taken_back: end.is_some_and(|end| end.taken_back),
+            to,
+            ms: between(one.from, to),
         }
-    }
-    for window in &mut windows {
-        window.ms = between(window.from, window.to);
-    }
-    windows
+    };
+    state.downtime.iter().map(window).collect()
 }
 
 fn plain<'a>(step: &'a StepState, name: &str) -> Option<&'a Value> {

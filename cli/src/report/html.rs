@@ -176,9 +176,9 @@ fn downtime(out: &mut String, account: &Account) {
     }
     out.push_str("<section><h2>Downtime</h2><div class=\"wide\"><table><thead><tr><th>from</th><th>to</th><th class=\"n\">time</th></tr></thead><tbody>");
     for window in &account.downtime {
-        let end = window.end_step.as_ref().map_or_else(
+        let end = window.end().map_or_else(
             || "<b>the application is still down as far as this run knows</b>".to_owned(),
-            |step| format!("<code>{}</code> ended", escaped(step)),
+            |(step, how)| format!("<code>{}</code> {how}", escaped(step)),
         );
         put(
             out,
@@ -496,6 +496,7 @@ mod tests {
                 begin_step: HOSTILE.to_owned(),
                 from: at(500),
                 end_step: None,
+                taken_back: false,
                 to: at(3_601_000),
                 ms: 3_600_500,
             }],

@@ -113,7 +113,7 @@ fn downtime(out: &mut String, account: &Account) {
     }
     out.push_str("\n## Downtime\n\n| from | to | time |\n| --- | --- | ---: |\n");
     for window in &account.downtime {
-        let end = window.end_step.as_ref().map_or_else(|| "not ended".to_owned(), |step| format!("{step} ended"));
+        let end = window.end().map_or_else(|| "not ended".to_owned(), |(step, how)| format!("{step} {how}"));
         let (from, to) = (format!("{:.0} {} began", window.from, window.begin_step), format!("{:.0} {end}", window.to));
         row(out, &[from, to, duration(window.ms)]);
     }

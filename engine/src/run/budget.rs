@@ -16,11 +16,11 @@ impl Run<'_> {
     pub(super) fn passes_budget(&self, step: &Step) -> Option<StepError> {
         let budget = self.budget.as_ref().filter(|_| step.point_of_no_return)?;
         let begun = self.state.steps.get(&step.id).is_some_and(|state| state.actions.iter().any(|a| a.attempts > 0));
-        let (mark, since, _) = self.state.downtime.last()?;
-        if begun || *mark == Downtime::End {
+        let down = self.state.downtime.open().is_some() || step.downtime == Some(Downtime::Begin);
+        if begun || !down {
             return None;
         }
-        let over = Timestamp::now().duration_since(*since).unsigned_abs();
+        let over = self.state.downtime.total(Timestamp::now()).unwrap_or_default().unsigned_abs();
         let rest = budget.rest.get(&step.id).copied();
         if over + rest.unwrap_or_default() <= budget.limit {
             return None;
