@@ -9,11 +9,12 @@ use std::{
 
 use super::*;
 use crate::{
-    action::Effect,
+    action::{Effect, SeenServer},
     check,
     error::ErrorKind,
     journal::sqlite::process_start,
     state::{ActionStatus, StepStatus},
+    timing::{Machine, TimedServer, TimedStep},
 };
 
 /// What a scripted action does at its next attempt.
@@ -33,6 +34,8 @@ struct Scripted {
     at_once: Mutex<(usize, usize)>,
     per_step: usize,
     volatile: Option<String>,
+    /// The step whose survey sees the database `source`, and its bytes.
+    sees: Option<(String, u64)>,
 }
 
 impl Scripted {
@@ -71,7 +74,9 @@ impl World for Scripted {
                 });
             }
         }
-        Ok(Opened::Actions(ActionGraph::of(actions)))
+        let seen = self.sees.iter().filter(|(sees, _)| *sees == step.id);
+        let seen = seen.map(|(_, bytes)| ("source".to_owned(), SeenServer { bytes: *bytes, ..SeenServer::default() }));
+        Ok(Opened::Actions(ActionGraph { servers: seen.collect(), ..ActionGraph::of(actions) }))
     }
 
     async fn perform(&self, step: &Step, action: &Action, cx: ActionCx) -> Result<Output, StepError> {
@@ -431,6 +436,35 @@ async fn within(plan: &Plan, world: Scripted, budget: Budget) -> (Vec<String>, O
     (world.done(), refused, run.state().clone())
 }
 
+/// Returns a budget with one rehearsal, in which the steps took so many seconds with 1000 bytes of data.
+fn rehearsed(plan: &Plan, seconds: &[(&str, u64)]) -> Budget {
+    let steps = seconds.iter().map(|(id, seconds)| TimedStep {
+        id: (*id).to_owned(),
+        kind: plan.step(id).unwrap().kind.to_owned(),
+        ms: seconds * 1_000,
+        survey_ms: 0,
+        simulated: false,
+    });
+    let server = TimedServer { version: "15".to_owned(), bytes: 1_000, rows: None, share: 1.0 };
+    let timing = Timing {
+        version: 1,
+        id: "rehearsal".to_owned(),
+        plan: plan.name.clone(),
+        fingerprint: plan.fingerprint.clone(),
+        fingerprints: step_fingerprints(plan),
+        at: jiff::Timestamp::UNIX_EPOCH,
+        outcome: Outcome::Succeeded,
+        machine: Machine { host: "here".to_owned(), cpus: 2, pgplan: "0".to_owned() },
+        sample: None,
+        assumed_ms: 0,
+        servers: [("source".to_owned(), server)].into(),
+        downtime_ms: None,
+        steps: steps.collect(),
+        actions: Vec::new(),
+    };
+    Budget { rehearsals: vec![timing], ..Budget::default() }
+}
+
 const TWO_PARTS: &str = "  - { id: web, downtime: begin, approve: { message: m } }
   - { id: work, approve: { message: m } }
   - { id: worker, downtime: begin, approve: { message: m } }
@@ -468,10 +502,35 @@ async fn a_point_of_no_return_that_begins_the_downtime_keeps_to_the_budget() {
     let plan = plan(
         "  - { id: stop, downtime: begin, point_of_no_return: true, approve: { message: m } }\n  - { id: up, downtime: end, approve: { message: m } }\n",
     );
-    let rest = BTreeMap::from([("stop".to_owned(), Duration::from_secs(5))]);
-    let budget = Budget { limit: Duration::from_secs(2), rest };
-    let (done, refused, state) = within(&plan, Scripted::new(), budget).await;
+    let budget =
+        |seconds: u64| Budget { limit: Duration::from_secs(seconds), ..rehearsed(&plan, &[("stop", 1), ("up", 4)]) };
+    let (done, refused, state) = within(&plan, Scripted::new(), budget(2)).await;
     assert_eq!(done, Vec::<String>::new());
     assert!(refused.unwrap().contains("0s are over, and 5s more are predicted"));
     assert_eq!(state.downtime(), None);
+    let (done, refused, _) = within(&plan, Scripted::new(), budget(6)).await;
+    assert_eq!((done.len(), refused), (2, None));
+}
+
+#[tokio::test]
+async fn the_rest_is_scaled_by_what_was_seen_before_the_run_else_by_what_a_step_saw_first() {
+    let plan = plan(
+        "  - { id: stop, downtime: begin, approve: { message: m } }\n  - { id: look, approve: { message: m } }\n  - { id: go, point_of_no_return: true, approve: { message: m } }\n  - { id: load, sql: { database: source, run: SELECT 1 } }\n  - { id: up, downtime: end, approve: { message: m } }\ndatabases: { source: { url: 'postgres://u@h/db' } }\n",
+    );
+    let budget = |sizes: &[(&str, u64)]| {
+        let mut budget = rehearsed(&plan, &[("stop", 0), ("look", 0), ("go", 0), ("load", 10), ("up", 0)]);
+        let sizes = sizes.iter().map(|(name, bytes)| ((*name).to_owned(), Size { bytes: *bytes, rows: None }));
+        budget.sizes = sizes.collect();
+        Budget { limit: Duration::from_secs(15), ..budget }
+    };
+    let sees = |bytes: u64| Scripted { sees: Some(("look".to_owned(), bytes)), ..Scripted::new() };
+    let refused = |said: Option<String>| said.is_some_and(|said| said.contains("20s more are predicted"));
+    // Nothing is known of the size, or it is as it was rehearsed.
+    assert_eq!(within(&plan, Scripted::new(), budget(&[])).await.1, None);
+    assert_eq!(within(&plan, Scripted::new(), budget(&[("source", 1_000)])).await.1, None);
+    // Twice as much, as it was seen before the first step or by a step.
+    assert!(refused(within(&plan, Scripted::new(), budget(&[("source", 2_000)])).await.1));
+    assert!(refused(within(&plan, sees(2_000), budget(&[])).await.1));
+    // What a step sees of a database that was seen before is what the run has made of it.
+    assert_eq!(within(&plan, sees(2_000), budget(&[("source", 1_000)])).await.1, None);
 }

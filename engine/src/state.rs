@@ -10,7 +10,7 @@ use serde::Serialize;
 pub use windows::{Window, WindowEnd, Windows};
 
 use crate::{
-    action::{Action, ActionGraph, Output, OutputValue, Outputs},
+    action::{Action, ActionGraph, Output, OutputValue, Outputs, SeenServer},
     error::StepError,
     event::{Event, EventKind, Holder, Outcome},
     plan::Downtime,
@@ -194,6 +194,9 @@ pub struct RunState {
     pub approvals: BTreeMap<String, String>,
     /// The application's downtime.
     pub downtime: Windows,
+    /// The servers as they were first seen, by the database's name in the plan.
+    #[serde(skip)]
+    pub servers: BTreeMap<String, SeenServer>,
     /// Warnings in order, with their step.
     pub warnings: Vec<(Option<String>, String)>,
     /// When it began.
@@ -417,6 +420,9 @@ impl RunState {
 
     /// Puts a new list of actions in place; one that is finished under the same id stays finished.
     fn expand(&mut self, step: &str, graph: &ActionGraph, event: &Event) {
+        for (name, server) in &graph.servers {
+            self.servers.entry(name.clone()).or_insert_with(|| server.clone());
+        }
         let state = self.steps.entry(step.to_owned()).or_default();
         let mut old: BTreeMap<String, ActionState> =
             std::mem::take(&mut state.actions).into_iter().map(|action| (action.action.id.clone(), action)).collect();

@@ -7,7 +7,7 @@ use std::{collections::BTreeMap, fs, path::Path};
 
 use jiff::Timestamp;
 use pgplan_engine::{
-    action::{ActionGraph, OutputValue, SeenServer},
+    action::{OutputValue, SeenServer},
     event::{Event, EventKind, Holder},
     op::Op,
     sql::FilterReport,
@@ -257,14 +257,6 @@ impl Account {
     pub(crate) fn of(events: &[Event], state: &RunState, lists: &Lists, rehearsal: bool) -> Self {
         let sessions = sessions(events, state);
         let mut steps: Vec<Step> = Vec::new();
-        let mut servers = BTreeMap::new();
-        for event in events {
-            if let EventKind::StepExpanded { graph: ActionGraph { servers: seen, .. }, .. } = &event.kind {
-                for (name, server) in seen {
-                    servers.entry(name.clone()).or_insert_with(|| server.clone());
-                }
-            }
-        }
         let attempts = attempts(events, &sessions);
         for id in crate::commands::status::order(events, state) {
             let empty = StepState::default();
@@ -283,7 +275,7 @@ impl Account {
             sessions,
             given: state.given.clone(),
             downtime: windows(state),
-            servers,
+            servers: state.servers.clone(),
             // Which pgplan it was stands with each session.
             programs: state.programs.clone().into_iter().filter(|(folder, _)| folder != "pgplan").collect(),
             verifications: verifications(state, lists),
