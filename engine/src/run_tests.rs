@@ -534,3 +534,22 @@ async fn the_rest_is_scaled_by_what_was_seen_before_the_run_else_by_what_a_step_
     // What a step sees of a database that was seen before is what the run has made of it.
     assert_eq!(within(&plan, sees(2_000), budget(&[("source", 1_000)])).await.1, None);
 }
+
+#[tokio::test]
+async fn the_rest_waits_for_what_runs_beside_the_point_of_no_return() {
+    let plan = plan(
+        "  - { id: stop, downtime: begin, approve: { message: m } }\n  - { id: verify, needs: [stop], approve: { message: m } }\n  - { id: side, needs: [stop], approve: { message: m } }\n  - { id: go, needs: [side], point_of_no_return: true, approve: { message: m } }\n  - { id: up, needs: [go, verify], downtime: end, approve: { message: m } }\n",
+    );
+    let budget = |limit: Duration| Budget {
+        limit,
+        ..rehearsed(&plan, &[("stop", 0), ("verify", 5), ("side", 0), ("go", 0), ("up", 0)])
+    };
+    let lasting = |ms: u64| vec![Act::Last(Duration::from_millis(ms))];
+    let world = || Scripted::new().act("verify/0", &lasting(900)).act("side/0", &lasting(600));
+    let (done, refused, _) = within(&plan, world(), budget(Duration::from_secs(4))).await;
+    assert_eq!(done, ["stop/0", "side/0", "verify/0"]);
+    assert!(refused.unwrap().contains("`go`, the point of no return, was not begun"));
+    // Of the 5 s of `verify` those 600 ms are over that the downtime has lasted.
+    let (done, refused, _) = within(&plan, world(), budget(Duration::from_millis(5_400))).await;
+    assert_eq!((done.len(), refused), (5, None));
+}

@@ -21,8 +21,9 @@ impl Run<'_> {
         if begun || !down {
             return None;
         }
-        let over = self.state.downtime.total(Timestamp::now()).unwrap_or_default().unsigned_abs();
-        let rest = self.rest(budget, step);
+        let now = Timestamp::now();
+        let over = self.state.downtime.total(now).unwrap_or_default().unsigned_abs();
+        let rest = self.rest(budget, now);
         if over + rest.unwrap_or_default() <= budget.limit {
             return None;
         }
@@ -45,13 +46,14 @@ impl Run<'_> {
     ///
     /// What a step has looked at first tells of databases that could not be seen before the run; what later steps see is
     /// not the data that was there but what the run has made of it.
-    fn rest(&self, budget: &Budget, step: &Step) -> Option<Duration> {
+    fn rest(&self, budget: &Budget, now: Timestamp) -> Option<Duration> {
         let seen = self.state.servers.iter();
         let mut sizes: BTreeMap<String, Size> =
             seen.map(|(name, server)| (name.clone(), Size { bytes: server.bytes, rows: None })).collect();
         sizes.extend(budget.sizes.clone());
         let host = self.state.holder.as_ref().map_or("", |holder| &holder.host);
-        Forecast::of(self.plan, &budget.rehearsals, budget.last_run.as_ref(), &sizes, host)?.rest(&step.id)
+        let forecast = Forecast::of(self.plan, &budget.rehearsals, budget.last_run.as_ref(), &sizes, host)?;
+        Some(forecast.rest(&self.state, now))
     }
 }
 
