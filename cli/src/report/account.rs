@@ -46,6 +46,8 @@ pub(crate) struct Account {
     pub(crate) given: BTreeMap<String, String>,
     /// The application's downtime, each window.
     pub(crate) downtime: Vec<Window>,
+    /// All windows together, milliseconds.
+    pub(crate) downtime_ms: u64,
     /// The servers as they were first seen, by the database's name in the plan.
     pub(crate) servers: BTreeMap<String, SeenServer>,
     /// Versions of PostgreSQL's programs that the last session found, by their folder.
@@ -275,6 +277,7 @@ impl Account {
             sessions,
             given: state.given.clone(),
             downtime: windows(state),
+            downtime_ms: state.downtime().map_or(0, |long| u64::try_from(long.as_millis()).unwrap_or(0)),
             servers: state.servers.clone(),
             // Which pgplan it was stands with each session.
             programs: state.programs.clone().into_iter().filter(|(folder, _)| folder != "pgplan").collect(),
@@ -288,11 +291,6 @@ impl Account {
                 .collect(),
             steps,
         }
-    }
-
-    /// Returns the application's downtime over all windows, milliseconds.
-    pub(crate) fn down_ms(&self) -> u64 {
-        self.downtime.iter().map(|window| window.ms).sum()
     }
 
     /// Returns the rows that were compared and are the same on both sides.

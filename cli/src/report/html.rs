@@ -87,7 +87,7 @@ fn tone(account: &Account) -> &'static str {
 fn numbers(out: &mut String, account: &Account) {
     let mut cells: Vec<(String, String)> = vec![("total time".to_owned(), duration(account.took_ms))];
     if !account.downtime.is_empty() {
-        cells.push(("downtime".to_owned(), duration(account.down_ms())));
+        cells.push(("downtime".to_owned(), duration(account.downtime_ms)));
     }
     if account.rows_verified() > 0 {
         cells.push(("rows verified".to_owned(), count(account.rows_verified())));
@@ -500,6 +500,7 @@ mod tests {
                 to: at(3_601_000),
                 ms: 3_600_500,
             }],
+            downtime_ms: 3_600_500,
             servers: std::collections::BTreeMap::new(),
             programs: [(HOSTILE.to_owned(), HOSTILE.to_owned())].into(),
             steps: vec![step],

@@ -23,7 +23,7 @@ pub(crate) fn page(account: &Account) -> String {
     }
     push(&mut out, &format!("- total time: {}", duration(account.took_ms)));
     if !account.downtime.is_empty() {
-        push(&mut out, &format!("- downtime: **{}**", duration(account.down_ms())));
+        push(&mut out, &format!("- downtime: **{}**", duration(account.downtime_ms)));
     }
     if account.rows_verified() > 0 {
         push(&mut out, &format!("- rows verified: {}", count(account.rows_verified())));
