@@ -1,8 +1,8 @@
 //! How long the application will be down: predicted from what rehearsals and runs have measured.
 //!
-//! The window begins when the step with `downtime: begin` has been surveyed and ends with the step with `downtime: end`;
-//! it is as long as the longest path between them. Each step on it takes as long as in the rehearsals, scaled by how much
-//! the data has grown since. A step that a rehearsal only simulates takes as long as in the last run of the plan, else as
+//! What is left of the plan is played through: each step begins when all that it needs are over, and takes as long as in
+//! the rehearsals, scaled by how much the data has grown since. Begins and ends of the downtime make windows as they do in
+//! a run (`state/windows.rs`), a begin counting from the end of its survey; the downtime is their sum. A step that a rehearsal only simulates takes as long as in the last run of the plan, else as
 //! long as was assumed. What is said of the range is a bound for what was seen, widened; no promise.
 
 use std::{
@@ -10,13 +10,14 @@ use std::{
     time::Duration,
 };
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use crate::{
     event::Outcome,
-    plan::{Downtime, Plan, Step},
+    plan::{Downtime, Plan, RunOn, Step},
     quantity::duration,
+    state::{RunState, StepState, StepStatus, Window, Windows},
     timing::{TimedStep, Timing},
 };
 
@@ -108,6 +109,22 @@ struct Span {
     basis: Basis,
 }
 
+/// When a step begins and ends, and which step it has waited for last.
+#[derive(Debug)]
+struct Played<'a> {
+    from: Timestamp,
+    to: Timestamp,
+    after: Option<&'a str>,
+}
+
+/// How the rest of a run goes.
+#[derive(Debug)]
+struct Course<'a> {
+    windows: Windows,
+    played: BTreeMap<&'a str, Played<'a>>,
+    end: Timestamp,
+}
+
 /// What is predicted for the steps of a plan.
 #[derive(Debug)]
 pub struct Forecast<'a> {
@@ -171,72 +188,109 @@ impl<'a> Forecast<'a> {
         Some(Self { plan, spans, window, newest, rehearsals: counted.len(), reservations })
     }
 
-    /// Returns the whole window.
+    /// Returns the whole downtime.
     #[must_use]
     pub fn whole(&self) -> Prediction {
-        let path = self.longest(None, |span| span.likely);
-        let sum = |of: fn(&Span) -> f64| self.longest(None, of).iter().map(|id| of(&self.spans[id])).sum::<f64>();
+        let begin = (&RunState::default(), Timestamp::UNIX_EPOCH);
+        let course = self.course(begin, |span| span.likely);
+        let bound = |of: fn(&Span) -> f64| millis(self.course(begin, of).total());
         Prediction {
-            ms: rounded(sum(|span| span.likely)),
-            low_ms: rounded(sum(|span| span.low)),
-            high_ms: rounded(sum(|span| span.high)),
+            ms: millis(course.total()),
+            low_ms: bound(|span| span.low),
+            high_ms: bound(|span| span.high),
             budget_ms: self.plan.downtime_budget.map(|budget| u64::try_from(budget.as_millis()).unwrap_or(u64::MAX)),
             rehearsals: self.rehearsals,
             newest: self.newest.at,
-            steps: path
-                .iter()
-                .map(|id| (id, &self.spans[id]))
-                .map(|(id, span)| PredictedStep { id: (*id).to_owned(), ms: rounded(span.likely), basis: span.basis })
-                .collect(),
+            steps: course.windows.iter().flat_map(|window| self.path(&course, window)).collect(),
             reservations: self.reservations.clone(),
         }
     }
 
-    /// Returns how long it takes from the begin of a step to the end of the window; `None` for a step outside of it.
+    /// Returns how much longer the downtime of a run lasts from now on, all windows together.
     #[must_use]
-    pub fn rest(&self, step: &str) -> Option<Duration> {
-        let path = self.longest(Some(step), |span| span.likely);
-        let ms: f64 = path.iter().map(|id| self.spans[id].likely).sum();
-        (!path.is_empty()).then(|| Duration::from_millis(rounded(ms)))
+    pub fn rest(&self, state: &RunState, now: Timestamp) -> Duration {
+        let over = state.downtime.total(now).unwrap_or_default();
+        Duration::from_millis(millis(self.course((state, now), |span| span.likely).total() - over))
     }
 
-    /// Returns the longest path of the window, or the longest that begins with a step, in order.
-    fn longest(&self, first: Option<&str>, of: impl Fn(&Span) -> f64) -> Vec<&'a str> {
-        let mut known: BTreeMap<&str, (f64, Vec<&'a str>)> = BTreeMap::new();
-        let mut open: Vec<&Step> =
+    /// Plays through what is left of a run: every step begins when all that it needs are over, and the marks make windows
+    /// as those of a run do.
+    ///
+    /// Of a step that runs, what it has taken in this session is over; what an earlier session has done of it is not
+    /// known, so it counts whole.
+    fn course(&self, (state, now): (&RunState, Timestamp), of: impl Fn(&Span) -> f64) -> Course<'a> {
+        let mut played: BTreeMap<&'a str, Played<'a>> = BTreeMap::new();
+        let mut marks: Vec<(Timestamp, &Step, Downtime)> = Vec::new();
+        let mut open: Vec<&'a Step> =
             self.plan.steps.iter().filter(|step| self.window.contains(step.id.as_str())).collect();
         while !open.is_empty() {
             let before = open.len();
             open.retain(|step| {
-                let needs: Vec<&str> =
-                    step.needs.iter().map(String::as_str).filter(|need| self.window.contains(need)).collect();
-                if needs.iter().any(|need| !known.contains_key(need)) {
+                let needs = || step.needs.iter().map(String::as_str).filter(|need| self.window.contains(need));
+                if needs().any(|need| !played.contains_key(need)) {
                     return true;
                 }
-                let longest = needs.iter().map(|need| &known[need]);
-                let longest = longest.max_by(|a, b| (!a.1.is_empty()).cmp(&!b.1.is_empty()).then(a.0.total_cmp(&b.0)));
-                let (mut ms, mut path) = longest.cloned().unwrap_or_default();
-                // What does not come after `first` does not count when only the rest is asked for.
-                let counts = first.is_none_or(|first| first == step.id || path.contains(&first));
-                if first == Some(step.id.as_str()) {
-                    (ms, path) = (0.0, Vec::new());
+                let found = state.steps.get(&step.id);
+                let status = state.status(&step.id);
+                let last = needs().filter_map(|need| played.get_key_value(need)).max_by_key(|(_, played)| played.to);
+                let from = last.map_or(now, |(_, played)| played.to);
+                let lasts = SignedDuration::from_micros(micros(of(&self.spans[step.id.as_str()])));
+                let left = match found.filter(|_| status == StepStatus::Running) {
+                    Some(running) => (lasts - spent(step, running, state, now)).max(SignedDuration::ZERO),
+                    None if status.is_over() => SignedDuration::ZERO,
+                    None => lasts,
+                };
+                let to = from.checked_add(left).unwrap_or(Timestamp::MAX);
+                if step.downtime == Some(Downtime::Begin) && status == StepStatus::Pending {
+                    marks.push((from, step, Downtime::Begin));
                 }
-                if counts {
-                    ms += of(&self.spans[step.id.as_str()]);
-                    path.push(step.id.as_str());
-                } else {
-                    (ms, path) = (0.0, Vec::new());
+                if step.downtime == Some(Downtime::End) && !status.is_over() {
+                    marks.push((to, step, Downtime::End));
                 }
-                known.insert(step.id.as_str(), (ms, path));
+                played.insert(&step.id, Played { from, to, after: last.map(|(id, _)| *id) });
                 false
             });
             if open.len() == before {
                 break;
             }
         }
-        let ends = self.plan.steps.iter().filter(|step| step.downtime == Some(Downtime::End));
-        let paths = ends.filter_map(|step| known.remove(step.id.as_str()));
-        paths.max_by(|a, b| a.0.total_cmp(&b.0)).map(|(_, path)| path).unwrap_or_default()
+        // Of marks at the same time, that of a step which needs the other comes second.
+        marks.sort_by_key(|(at, ..)| *at);
+        let mut windows = state.downtime.clone();
+        for (at, step, mark) in marks {
+            match mark {
+                Downtime::Begin => windows.begin(&step.id, at),
+                Downtime::End => {
+                    let over = |end: &str| {
+                        let ended = played.get(end).is_some_and(|played| played.to <= at);
+                        ended && !matches!(state.status(end), StepStatus::Failed | StepStatus::Blocked)
+                    };
+                    let left = windows.left(self.plan, &step.id, over);
+                    windows.end(&step.id, at, &left);
+                }
+            }
+        }
+        let end = played.values().map(|played| played.to).max().unwrap_or(now);
+        Course { windows, played, end }
+    }
+
+    /// Returns the steps of a window that make it as long as it is, in order.
+    fn path(&self, course: &Course<'a>, window: &Window) -> Vec<PredictedStep> {
+        let mut path = Vec::new();
+        let mut at = window.ended().and_then(|end| course.played.get_key_value(end.step.as_str()));
+        while let Some((id, played)) = at.filter(|(_, played)| played.from >= window.from || played.to > window.from) {
+            let ms = millis(played.to.duration_since(played.from.max(window.from)));
+            path.push(PredictedStep { id: (*id).to_owned(), ms, basis: self.spans[id].basis });
+            at = played.after.and_then(|before| course.played.get_key_value(before));
+        }
+        path.reverse();
+        path
+    }
+}
+
+impl Course<'_> {
+    fn total(&self) -> SignedDuration {
+        self.windows.total(self.end).unwrap_or_default()
     }
 }
 
@@ -254,13 +308,23 @@ impl Prediction {
     }
 }
 
-/// Returns the steps that lie between the begin and the end of the downtime, with both.
+/// Returns how much of a step's time is over; as in [`Timing`], a step begins when all that it needs are over, and one
+/// that begins the downtime when it has been surveyed.
+fn spent(step: &Step, running: &StepState, state: &RunState, now: Timestamp) -> SignedDuration {
+    let needs = step.needs.iter().filter_map(|need| state.steps.get(need)?.ended_at).max();
+    let began = needs.filter(|_| step.downtime != Some(Downtime::Begin)).or(running.started_at);
+    let session = state.holder.as_ref().map(|holder| holder.since);
+    began.max(session).map_or(SignedDuration::ZERO, |began| now.duration_since(began).max(SignedDuration::ZERO))
+}
+
+/// Returns the steps that lie between a begin and an end of the downtime, with both; those that run only after a failure
+/// are no part of what is predicted.
 fn window(plan: &Plan) -> BTreeSet<&str> {
     let marked = |mark: Downtime| plan.steps.iter().filter(move |step| step.downtime == Some(mark));
     let within = |step: &&Step| {
         let after = marked(Downtime::Begin).any(|begin| begin.id == step.id || plan.is_ancestor(&begin.id, &step.id));
         let before = marked(Downtime::End).any(|end| end.id == step.id || plan.is_ancestor(&step.id, &end.id));
-        after && before
+        after && before && step.run_on != RunOn::Failure
     };
     plan.steps.iter().filter(within).map(|step| step.id.as_str()).collect()
 }
@@ -346,149 +410,15 @@ fn rounded(ms: f64) -> u64 {
     ms.max(0.0).round() as u64
 }
 
-#[cfg(test)]
-mod tests {
-    use std::path::PathBuf;
-
-    use super::*;
-    use crate::{check, timing::Machine, timing::TimedServer};
-
-    /// Two ways from `stop` to `start`: over `dump` and `load`, and over `write`; `before` and `after` lie outside.
-    const PLAN: &str = "\
-version: 1
-name: small
-downtime: { budget: 60s }
-databases:
-  source: { url: postgres://u@h/db }
-steps:
-  - id: before
-    command: { run: [a] }
-  - id: stop
-    downtime: begin
-    command: { run: [a] }
-  - id: dump
-    dump: { from: source }
-  - id: write
-    needs: [stop]
-    command: { run: [a] }
-  - id: verify
-    needs: [dump, write]
-    sql: { database: source, run: SELECT 1 }
-  - id: start
-    downtime: end
-    point_of_no_return: true
-    command: { run: [a] }
-  - id: after
-    command: { run: [a] }
-";
-
-    fn plan() -> Plan {
-        let checked = check::check_text("plan.yaml", PathBuf::from("."), PLAN.to_owned(), &check::Options::default());
-        checked.plan.unwrap_or_else(|| panic!("{:?}", checked.problems))
-    }
-
-    fn rehearsal(plan: &Plan, factor: u64) -> Timing {
-        let times =
-            [("before", 900, 0), ("stop", 50, 40), ("dump", 10_000, 10), ("write", 7_000, 0), ("verify", 4_000, 5)];
-        let steps =
-            times.into_iter().chain([("start", 20, 0), ("after", 500, 0)]).map(|(id, ms, survey_ms)| TimedStep {
-                id: id.to_owned(),
-                kind: plan.step(id).map_or("", |step| step.kind).to_owned(),
-                ms: ms * factor,
-                survey_ms,
-                simulated: plan.step(id).is_some_and(|step| step.kind == "command"),
-            });
-        Timing {
-            version: 1,
-            id: factor.to_string(),
-            plan: plan.name.clone(),
-            fingerprint: plan.fingerprint.clone(),
-            fingerprints: plan.steps.iter().map(|step| (step.id.clone(), step.fingerprint.clone())).collect(),
-            at: Timestamp::UNIX_EPOCH,
-            outcome: Outcome::Succeeded,
-            machine: Machine { host: "here".to_owned(), cpus: 2, pgplan: "0".to_owned() },
-            sample: None,
-            assumed_ms: 1_000,
-            servers: [(
-                "source".to_owned(),
-                TimedServer { version: "15".to_owned(), bytes: 1_000_000, rows: Some(5_000), share: 1.0 },
-            )]
-            .into(),
-            downtime_ms: None,
-            steps: steps.collect(),
-            actions: Vec::new(),
-        }
-    }
-
-    fn now(bytes: u64) -> BTreeMap<String, Size> {
-        [("source".to_owned(), Size { bytes, rows: None })].into()
-    }
-
-    #[test]
-    fn the_window_is_the_longest_path_and_simulated_steps_are_assumed() {
-        let plan = plan();
-        let rehearsals = [rehearsal(&plan, 1)];
-        let forecast = Forecast::of(&plan, &rehearsals, None, &now(1_000_000), "here").unwrap();
-        let whole = forecast.whole();
-        let steps: Vec<(&str, u64, Basis)> =
-            whole.steps.iter().map(|step| (step.id.as_str(), step.ms, step.basis)).collect();
-        assert_eq!(
-            steps,
-            [
-                ("stop", 1_000, Basis::Assumed),
-                ("dump", 10_000, Basis::Rehearsed),
-                ("verify", 4_000, Basis::Rehearsed),
-                ("start", 1_000, Basis::Assumed)
-            ]
-        );
-        assert_eq!((whole.ms, whole.low_ms, whole.high_ms), (16_000, 11_200, 22_800));
-        assert_eq!(forecast.rest("start"), Some(Duration::from_millis(1_000)));
-        assert_eq!(forecast.rest("verify"), Some(Duration::from_millis(5_000)));
-        assert_eq!(forecast.rest("write"), Some(Duration::from_millis(6_000)));
-        assert_eq!((forecast.rest("before"), forecast.rest("after")), (None, None));
-        assert!(!whole.passes_budget() && !whole.may_pass_budget());
-    }
-
-    #[test]
-    fn a_run_tells_of_the_application_and_growth_is_scaled() {
-        let plan = plan();
-        let rehearsals = [rehearsal(&plan, 1)];
-        let run = rehearsal(&plan, 2);
-        let forecast = Forecast::of(&plan, &rehearsals, Some(&run), &now(4_000_000), "here").unwrap().whole();
-        // `stop` without what its survey took, then four times the data, then `start`.
-        assert_eq!(forecast.ms, (100 - 40) + 40_000 + 16_000 + 40);
-        assert!(forecast.steps.iter().all(|step| step.basis != Basis::Assumed));
-        assert!(forecast.reservations.iter().any(|line| line.contains("4.00 times")), "{:?}", forecast.reservations);
-        assert!(!forecast.passes_budget() && forecast.may_pass_budget());
-    }
-
-    #[test]
-    fn rehearsals_that_differ_widen_the_range_and_a_sample_only_stands_in() {
-        let plan = plan();
-        let mut rehearsals = vec![rehearsal(&plan, 1), rehearsal(&plan, 3)];
-        let whole = Forecast::of(&plan, &rehearsals, None, &now(1_000_000), "here").unwrap().whole();
-        assert_eq!((whole.ms, whole.rehearsals), (1_000 + 20_000 + 8_000 + 1_000, 2));
-        assert!(whole.low_ms <= 11_200 && whole.high_ms >= 42_000 * 6 / 5, "{whole:?}");
-        let mut sampled = rehearsal(&plan, 9);
-        sampled.sample = Some("db: …".to_owned());
-        rehearsals.push(sampled);
-        assert_eq!(Forecast::of(&plan, &rehearsals, None, &now(1_000_000), "here").unwrap().whole().rehearsals, 2);
-        let mut alone = rehearsals.pop().unwrap();
-        alone.servers.get_mut("source").unwrap().share = 0.5;
-        let only = [alone];
-        let scaled = Forecast::of(&plan, &only, None, &BTreeMap::new(), "there").unwrap().whole();
-        assert_eq!(scaled.ms, 1_000 + 2 * (90_000 + 36_000) + 1_000);
-        assert!(scaled.reservations.iter().any(|line| line.contains("not on this machine")));
-    }
-
-    #[test]
-    fn nothing_is_predicted_without_a_window_or_a_rehearsal_to_the_end() {
-        let plan = plan();
-        let mut failed = rehearsal(&plan, 1);
-        failed.outcome = Outcome::Failed;
-        assert!(Forecast::of(&plan, &[failed], None, &BTreeMap::new(), "here").is_none());
-        let mut unmarked = plan.clone();
-        unmarked.steps.iter_mut().for_each(|step| step.downtime = None);
-        assert!(Forecast::of(&unmarked, &[rehearsal(&plan, 1)], None, &BTreeMap::new(), "here").is_none());
-    }
+fn micros(ms: f64) -> i64 {
+    i64::try_from(rounded(ms * 1000.0)).unwrap_or(i64::MAX)
 }
+
+/// Returns milliseconds, rounded; a time that is negative counts as none.
+fn millis(time: SignedDuration) -> u64 {
+    u64::try_from((time.as_micros() + 500) / 1000).unwrap_or(0)
+}
+
+#[cfg(test)]
+#[path = "downtime_tests.rs"]
+mod tests;

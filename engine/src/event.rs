@@ -227,6 +227,9 @@ pub enum EventKind {
         step: String,
         /// Which side.
         mark: Downtime,
+        /// At an end: the end steps of the same window that have not ended yet; it lasts until they have.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        left: Vec<String>,
     },
     /// Something that is no error and must not be overlooked. Durable.
     Warned {

@@ -26,6 +26,7 @@ pub use recover::MOST_CUTS;
 
 use crate::{
     action::{Action, ActionGraph, Output, Outputs},
+    downtime::Size,
     error::StepError,
     event::{Event, EventKind, Holder, Outcome},
     journal::{Journal, JournalError, sqlite::next_event},
@@ -33,6 +34,7 @@ use crate::{
     plan::{Plan, Step},
     schedule::Busy,
     state::{IllegalMove, RunState},
+    timing::Timing,
 };
 
 /// What opening a step found.
@@ -231,14 +233,17 @@ pub struct Wishes {
     pub budget: Option<Budget>,
 }
 
-/// The longest downtime that is accepted, and what is predicted of it.
+/// The longest downtime that is accepted, and what the rest of it is predicted from when it is asked for.
 #[derive(Debug, Clone, Default)]
 pub struct Budget {
     /// The longest downtime.
     pub limit: Duration,
-    /// How long it will take from the begin of each point of no return to the end of the downtime; one that is not there
-    /// was never measured and counts as nothing.
-    pub rest: BTreeMap<String, Duration>,
+    /// What the rehearsals of the plan took; without them only the time that is over counts.
+    pub rehearsals: Vec<Timing>,
+    /// What the last run of the plan took.
+    pub last_run: Option<Timing>,
+    /// How large the data was before the first step, where that could be seen then.
+    pub sizes: BTreeMap<String, Size>,
 }
 
 pub(crate) enum Message {

@@ -9,11 +9,12 @@ use std::{
 
 use super::*;
 use crate::{
-    action::Effect,
+    action::{Effect, SeenServer},
     check,
     error::ErrorKind,
     journal::sqlite::process_start,
     state::{ActionStatus, StepStatus},
+    timing::{Machine, TimedServer, TimedStep},
 };
 
 /// What a scripted action does at its next attempt.
@@ -21,6 +22,7 @@ use crate::{
 enum Act {
     Succeed,
     Fail(ErrorKind),
+    Last(Duration),
     Hang,
 }
 
@@ -33,6 +35,8 @@ struct Scripted {
     per_step: usize,
     volatile: Option<String>,
     proof: Option<String>,
+    /// The step whose survey sees the database `source`, and its bytes.
+    sees: Option<(String, u64)>,
 }
 
 impl Scripted {
@@ -72,7 +76,9 @@ impl World for Scripted {
                 });
             }
         }
-        Ok(Opened::Actions(ActionGraph::of(actions)))
+        let seen = self.sees.iter().filter(|(sees, _)| *sees == step.id);
+        let seen = seen.map(|(_, bytes)| ("source".to_owned(), SeenServer { bytes: *bytes, ..SeenServer::default() }));
+        Ok(Opened::Actions(ActionGraph { servers: seen.collect(), ..ActionGraph::of(actions) }))
     }
 
     async fn perform(&self, step: &Step, action: &Action, cx: ActionCx) -> Result<Output, StepError> {
@@ -92,6 +98,11 @@ impl World for Scripted {
             Act::Succeed => {
                 self.done.lock().unwrap().push(name);
                 Ok(Output::default().with("n", 1))
+            }
+            Act::Last(time) => {
+                tokio::time::sleep(time).await;
+                self.done.lock().unwrap().push(name);
+                Ok(Output::default())
             }
             Act::Fail(kind) => Err(StepError::new(kind, "scripted")),
             Act::Hang => {
@@ -449,4 +460,135 @@ async fn until_stops_after_a_step_and_the_rest_can_follow() {
     drop(run);
     let (world, ending, _) = apply(&plan, &mut journal, Scripted::new()).await;
     assert_eq!((ending, world.done()), (Ending::Ended(Outcome::Succeeded), vec!["c/0".to_owned()]));
+}
+
+/// Drives a new run with a budget; returns what was done, and the error of the step that was not begun because of it.
+async fn within(plan: &Plan, world: Scripted, budget: Budget) -> (Vec<String>, Option<String>, RunState) {
+    let folder = tempfile::tempdir().unwrap();
+    let mut journal = journal(&folder);
+    let world = Arc::new(world);
+    let mut run = Run::begin(plan, &mut journal, "r", me(), Vec::new()).unwrap();
+    let wishes = Wishes { budget: Some(budget), ..Wishes::default() };
+    run.drive(&world, &wishes, &Stop::default()).await.unwrap();
+    let refused = run.state().steps.values().find_map(|step| step.error.as_ref().map(|error| error.message.clone()));
+    assert_eq!(run.is_over_budget(), refused.is_some());
+    (world.done(), refused, run.state().clone())
+}
+
+/// Returns a budget with one rehearsal, in which the steps took so many seconds with 1000 bytes of data.
+fn rehearsed(plan: &Plan, seconds: &[(&str, u64)]) -> Budget {
+    let steps = seconds.iter().map(|(id, seconds)| TimedStep {
+        id: (*id).to_owned(),
+        kind: plan.step(id).unwrap().kind.to_owned(),
+        ms: seconds * 1_000,
+        survey_ms: 0,
+        simulated: false,
+    });
+    let server = TimedServer { version: "15".to_owned(), bytes: 1_000, rows: None, share: 1.0 };
+    let timing = Timing {
+        version: 1,
+        id: "rehearsal".to_owned(),
+        plan: plan.name.clone(),
+        fingerprint: plan.fingerprint.clone(),
+        fingerprints: step_fingerprints(plan),
+        at: jiff::Timestamp::UNIX_EPOCH,
+        outcome: Outcome::Succeeded,
+        machine: Machine { host: "here".to_owned(), cpus: 2, pgplan: "0".to_owned() },
+        sample: None,
+        assumed_ms: 0,
+        servers: [("source".to_owned(), server)].into(),
+        downtime_ms: None,
+        steps: steps.collect(),
+        actions: Vec::new(),
+    };
+    Budget { rehearsals: vec![timing], ..Budget::default() }
+}
+
+const TWO_PARTS: &str = "  - { id: web, downtime: begin, approve: { message: m } }
+  - { id: work, approve: { message: m } }
+  - { id: worker, downtime: begin, approve: { message: m } }
+  - { id: go, point_of_no_return: true, approve: { message: m } }
+  - { id: up-web, needs: [go], downtime: end, approve: { message: m } }
+  - { id: up-worker, needs: [go], downtime: end, approve: { message: m } }
+";
+
+#[tokio::test]
+async fn the_downtime_over_counts_from_the_first_of_several_begins() {
+    let plan = plan(TWO_PARTS);
+    let slow = || Scripted::new().act("work/0", &[Act::Last(Duration::from_millis(400))]);
+    let limit = Duration::from_millis(300);
+    let (done, refused, _) = within(&plan, slow(), Budget { limit, ..Budget::default() }).await;
+    assert_eq!(done, ["web/0", "work/0", "worker/0"]);
+    assert!(refused.unwrap().contains("`go`, the point of no return, was not begun"));
+    let (done, refused, _) =
+        within(&plan, slow(), Budget { limit: Duration::from_secs(60), ..Budget::default() }).await;
+    assert_eq!((done.len(), refused), (6, None));
+}
+
+#[tokio::test]
+async fn a_downtime_ends_when_the_last_of_its_ends_has() {
+    let plan = plan(TWO_PARTS);
+    let world = Scripted::new().act("up-worker/0", &[Act::Last(Duration::from_millis(300))]);
+    let (_, _, state) = within(&plan, world, Budget { limit: Duration::from_secs(60), ..Budget::default() }).await;
+    let windows: Vec<_> = state.downtime.iter().collect();
+    assert_eq!(windows.len(), 1);
+    assert_eq!((windows[0].begin_step.as_str(), windows[0].ended().unwrap().step.as_str()), ("web", "up-worker"));
+    assert!(state.downtime().unwrap() >= jiff::SignedDuration::from_millis(300), "{:?}", state.downtime());
+}
+
+#[tokio::test]
+async fn a_point_of_no_return_that_begins_the_downtime_keeps_to_the_budget() {
+    let plan = plan(
+        "  - { id: stop, downtime: begin, point_of_no_return: true, approve: { message: m } }\n  - { id: up, downtime: end, approve: { message: m } }\n",
+    );
+    let budget =
+        |seconds: u64| Budget { limit: Duration::from_secs(seconds), ..rehearsed(&plan, &[("stop", 1), ("up", 4)]) };
+    let (done, refused, state) = within(&plan, Scripted::new(), budget(2)).await;
+    assert_eq!(done, Vec::<String>::new());
+    assert!(refused.unwrap().contains("0s are over, and 5s more are predicted"));
+    assert_eq!(state.downtime(), None);
+    let (done, refused, _) = within(&plan, Scripted::new(), budget(6)).await;
+    assert_eq!((done.len(), refused), (2, None));
+}
+
+#[tokio::test]
+async fn the_rest_is_scaled_by_what_was_seen_before_the_run_else_by_what_a_step_saw_first() {
+    let plan = plan(
+        "  - { id: stop, downtime: begin, approve: { message: m } }\n  - { id: look, approve: { message: m } }\n  - { id: go, point_of_no_return: true, approve: { message: m } }\n  - { id: load, sql: { database: source, run: SELECT 1 } }\n  - { id: up, downtime: end, approve: { message: m } }\ndatabases: { source: { url: 'postgres://u@h/db' } }\n",
+    );
+    let budget = |sizes: &[(&str, u64)]| {
+        let mut budget = rehearsed(&plan, &[("stop", 0), ("look", 0), ("go", 0), ("load", 10), ("up", 0)]);
+        let sizes = sizes.iter().map(|(name, bytes)| ((*name).to_owned(), Size { bytes: *bytes, rows: None }));
+        budget.sizes = sizes.collect();
+        Budget { limit: Duration::from_secs(15), ..budget }
+    };
+    let sees = |bytes: u64| Scripted { sees: Some(("look".to_owned(), bytes)), ..Scripted::new() };
+    let refused = |said: Option<String>| said.is_some_and(|said| said.contains("20s more are predicted"));
+    // Nothing is known of the size, or it is as it was rehearsed.
+    assert_eq!(within(&plan, Scripted::new(), budget(&[])).await.1, None);
+    assert_eq!(within(&plan, Scripted::new(), budget(&[("source", 1_000)])).await.1, None);
+    // Twice as much, as it was seen before the first step or by a step.
+    assert!(refused(within(&plan, Scripted::new(), budget(&[("source", 2_000)])).await.1));
+    assert!(refused(within(&plan, sees(2_000), budget(&[])).await.1));
+    // What a step sees of a database that was seen before is what the run has made of it.
+    assert_eq!(within(&plan, sees(2_000), budget(&[("source", 1_000)])).await.1, None);
+}
+
+#[tokio::test]
+async fn the_rest_waits_for_what_runs_beside_the_point_of_no_return() {
+    let plan = plan(
+        "  - { id: stop, downtime: begin, approve: { message: m } }\n  - { id: verify, needs: [stop], approve: { message: m } }\n  - { id: side, needs: [stop], approve: { message: m } }\n  - { id: go, needs: [side], point_of_no_return: true, approve: { message: m } }\n  - { id: up, needs: [go, verify], downtime: end, approve: { message: m } }\n",
+    );
+    let budget = |limit: Duration| Budget {
+        limit,
+        ..rehearsed(&plan, &[("stop", 0), ("verify", 5), ("side", 0), ("go", 0), ("up", 0)])
+    };
+    let lasting = |ms: u64| vec![Act::Last(Duration::from_millis(ms))];
+    let world = || Scripted::new().act("verify/0", &lasting(900)).act("side/0", &lasting(600));
+    let (done, refused, _) = within(&plan, world(), budget(Duration::from_secs(4))).await;
+    assert_eq!(done, ["stop/0", "side/0", "verify/0"]);
+    assert!(refused.unwrap().contains("`go`, the point of no return, was not begun"));
+    // Of the 5 s of `verify` those 600 ms are over that the downtime has lasted.
+    let (done, refused, _) = within(&plan, world(), budget(Duration::from_millis(5_400))).await;
+    assert_eq!((done.len(), refused), (5, None));
 }

@@ -1,12 +1,16 @@
 //! Where a run stands: a fold of its events through one table of legal moves.
 
+mod windows;
+
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 use serde::Serialize;
 
+pub use windows::{Window, WindowEnd, Windows};
+
 use crate::{
-    action::{Action, ActionGraph, Output, OutputValue, Outputs},
+    action::{Action, ActionGraph, Output, OutputValue, Outputs, SeenServer},
     error::StepError,
     event::{Event, EventKind, Holder, Outcome},
     plan::Downtime,
@@ -188,8 +192,11 @@ pub struct RunState {
     pub interrupted_by: Option<String>,
     /// Steps that a person has approved from elsewhere, with the fingerprint of the plan that was approved.
     pub approvals: BTreeMap<String, String>,
-    /// Downtime marks in order.
-    pub downtime: Vec<(Downtime, Timestamp, String)>,
+    /// The application's downtime.
+    pub downtime: Windows,
+    /// The servers as they were first seen, by the database's name in the plan.
+    #[serde(skip)]
+    pub servers: BTreeMap<String, SeenServer>,
     /// Warnings in order, with their step.
     pub warnings: Vec<(Option<String>, String)>,
     /// When it began.
@@ -293,11 +300,17 @@ impl RunState {
             EventKind::StepExpanded { step, graph } => self.expand(step, graph, event),
             EventKind::StepChanged { step } => self.steps.entry(step.clone()).or_default().status = StepStatus::Pending,
             EventKind::StepReopened { step, .. } => self.steps.entry(step.clone()).or_default().reopen(),
-            EventKind::StepSkipped { step, reason } => self.end(step, StepStatus::Skipped, event).reason(reason),
+            EventKind::StepSkipped { step, reason } => {
+                self.downtime.leave_out(step);
+                self.end(step, StepStatus::Skipped, event).reason(reason);
+            }
             EventKind::StepBlocked { step, by } => self.end(step, StepStatus::Blocked, event).reason(by),
             EventKind::StepFinished { step } => self.end(step, StepStatus::Succeeded, event).error = None,
             EventKind::StepFailed { step, error, tolerated } => {
                 let status = if *tolerated { StepStatus::Tolerated } else { StepStatus::Failed };
+                if *tolerated {
+                    self.downtime.leave_out(step);
+                }
                 self.end(step, status, event).error = Some(error.clone());
             }
             EventKind::ActionStarted { step, action, attempt } => {
@@ -346,7 +359,10 @@ impl RunState {
             EventKind::StepApproved { step, fingerprint, .. } => {
                 self.approvals.insert(step.clone(), fingerprint.clone());
             }
-            EventKind::DowntimeMarked { step, mark } => self.downtime.push((*mark, event.at, step.clone())),
+            EventKind::DowntimeMarked { step, mark, left } => match mark {
+                Downtime::Begin => self.downtime.begin(step, event.at),
+                Downtime::End => self.downtime.end(step, event.at, left),
+            },
             EventKind::Warned { step, message } => self.warnings.push((step.clone(), message.clone())),
             EventKind::RunInterrupted { by } => self.interrupted_by = Some(by.clone()),
             EventKind::RunEnded { outcome } => {
@@ -404,6 +420,9 @@ impl RunState {
 
     /// Puts a new list of actions in place; one that is finished under the same id stays finished.
     fn expand(&mut self, step: &str, graph: &ActionGraph, event: &Event) {
+        for (name, server) in &graph.servers {
+            self.servers.entry(name.clone()).or_insert_with(|| server.clone());
+        }
         let state = self.steps.entry(step.to_owned()).or_default();
         let mut old: BTreeMap<String, ActionState> =
             std::mem::take(&mut state.actions).into_iter().map(|action| (action.action.id.clone(), action)).collect();
@@ -449,6 +468,7 @@ impl RunState {
         if state.actions.iter().all(back) {
             state.status = StepStatus::Undone;
             state.ended_at = Some(event.at);
+            self.downtime.take_back(step, event.at);
         }
     }
 
@@ -475,12 +495,10 @@ impl RunState {
         self.outcome.is_none_or(|outcome| !outcome.is_final())
     }
 
-    /// Returns the time between the first downtime begin and the last end (or the last event, when it has not ended).
+    /// Returns how long the application was down, all windows together; one that has not ended counts to the last event.
     #[must_use]
     pub fn downtime(&self) -> Option<jiff::SignedDuration> {
-        let begin = self.downtime.iter().find(|(mark, ..)| *mark == Downtime::Begin)?.1;
-        let end = self.downtime.iter().rev().find(|(mark, ..)| *mark == Downtime::End).map(|(_, at, _)| *at);
-        Some(end.filter(|end| *end >= begin).or(self.last_at)?.duration_since(begin))
+        self.downtime.total(self.last_at?)
     }
 
     /// Returns whether a plain output of a step is a secret whose value this process does not have.

@@ -134,7 +134,7 @@ impl Timing {
             actions
                 .extend(done.filter_map(|action| timed_action(&step.id, kind(&step.id), action, simulated(&step.id))));
         }
-        let ended = state.downtime.iter().any(|(mark, ..)| *mark == crate::plan::Downtime::End);
+        let ended = state.downtime.open().is_none();
         Some(Self {
             version: 1,
             id: state.id.clone(),

@@ -202,6 +202,49 @@ fn downtime_is_measured_and_a_step_may_have_every_key() {
     assert!(!exists(&env, "undone"));
 }
 
+/// Two windows with half a second between them, the first with two begins and two ends.
+const WINDOWS: &str = "steps:
+  - { id: stop-web, downtime: begin, command: ['true'] }
+  - { id: stop-worker, downtime: begin, command: [sleep, '0.2'] }
+  - { id: start-web, needs: [stop-worker], downtime: end, command: ['true'] }
+  - { id: start-worker, needs: [stop-worker], downtime: end, command: [sleep, '0.4'] }
+  - { id: between, needs: [start-web, start-worker], command: [sleep, '0.5'] }
+  - { id: stop-again, downtime: begin, command: [sleep, '0.1'] }
+  - { id: start-again, downtime: end, command: ['true'] }
+";
+
+#[test]
+fn downtime_is_the_same_wherever_it_is_told() {
+    let env = TestEnv::new();
+    let said = apply(&env, WINDOWS, &[]).expect(0).stderr;
+    has(&said, "◷ start-web is up again; the downtime goes on until start-worker is over");
+    has(&said, "◷ start-worker downtime ends");
+    let json: serde_json::Value =
+        serde_json::from_str(&env.pgplan(&["report", "--format", "json"]).expect(0).stdout).expect("it is JSON");
+    let windows = json["downtime"].as_array().expect("a list");
+    let steps: Vec<_> = windows.iter().map(|window| (&window["begin_step"], &window["end_step"])).collect();
+    assert_eq!(
+        steps,
+        [
+            (&serde_json::json!("stop-web"), &serde_json::json!("start-worker")),
+            (&serde_json::json!("stop-again"), &serde_json::json!("start-again"))
+        ]
+    );
+    let ms = |window: &serde_json::Value| window["ms"].as_u64().expect("a number");
+    assert!(ms(&windows[0]) >= 600 && ms(&windows[1]) >= 100, "{windows:?}");
+    let gap = json["took_ms"].as_u64().expect("a number") - ms(&windows[0]) - ms(&windows[1]);
+    assert!(gap >= 500, "{gap}");
+    let after = |text: &str, label: &str| {
+        let line = text.lines().find_map(|line| line.strip_prefix(label));
+        line.unwrap_or_else(|| panic!("no `{label}` in {text}")).trim().trim_matches('*').to_owned()
+    };
+    let summary = after(&said, "downtime  ");
+    let status = env.pgplan(&["status"]).expect(0).stdout;
+    assert_eq!(after(&status, "downtime:"), summary);
+    let report = env.pgplan(&["report", "--format", "markdown"]).expect(0).stdout;
+    assert_eq!(after(&report, "- downtime:"), summary);
+}
+
 #[test]
 fn variables_have_types_and_outputs_go_to_later_steps() {
     let env = TestEnv::new();

@@ -411,3 +411,49 @@ fn a_downtime_over_its_budget_is_called_off_before_the_point_of_no_return() {
     env.pgplan(&["apply", "budget.yaml"]).expect(0);
     assert!(there("gone") && there("started"));
 }
+
+const GROWING: &str = "\
+version: 1
+name: growing
+downtime: { budget: 5s }
+databases:
+  source: { url: \"SOURCE\" }
+steps:
+  - id: stop
+    downtime: begin
+    command: { run: [touch, stopped], undo: [rm, stopped] }
+  - id: go
+    point_of_no_return: true
+    command: { run: [touch, gone] }
+  - id: load
+    sql: { database: source, run: SELECT pg_sleep(1.5) }
+  - id: start
+    downtime: end
+    command: { run: [touch, started] }
+";
+
+/// The rest of the downtime is predicted for the data as it is now, not as it was rehearsed.
+#[test]
+fn a_downtime_is_called_off_when_the_data_has_grown_since_the_rehearsal() {
+    let env = TestEnv::new();
+    let source = Cluster::start("15");
+    source.psql("postgres", "CREATE DATABASE app");
+    env.write("growing.yaml", &GROWING.replace("SOURCE", &source.url("app")));
+    env.pgplan(&["rehearse", "growing.yaml", "--assume", "100ms"]).expect(0);
+    let there = |name: &str| env.work().join(name).exists();
+
+    let size = "SELECT sum(pg_database_size(datname))::bigint FROM pg_database WHERE NOT datistemplate";
+    let before: u64 = source.psql("app", size).parse().expect("a number");
+    source.psql("app", "CREATE TABLE t AS SELECT repeat('x', 1000) AS text FROM generate_series(1, 75000)");
+    let now: u64 = source.psql("app", size).parse().expect("a number");
+    assert!(now > before * 5, "{before} {now}");
+    let said = env.pgplan(&["apply", "growing.yaml"]);
+    assert_eq!(said.status.code(), Some(1), "{}", said.stderr);
+    assert!(said.stderr.contains("would pass its budget of 5s"), "{}", said.stderr);
+    assert!(!there("gone") && !there("stopped"), "{}", said.stderr);
+
+    // As large as it was rehearsed, it goes through.
+    source.psql("app", "DROP TABLE t");
+    env.pgplan(&["apply", "growing.yaml"]).expect(0);
+    assert!(there("gone") && there("started"));
+}

@@ -1,4 +1,5 @@
 use std::{
+    collections::BTreeMap,
     fs, io,
     path::{Path, PathBuf},
     sync::Arc,
@@ -173,9 +174,13 @@ impl Apply {
             ui.say(format!("run {} is given up", old.id));
             forget(ui, &world, &old).await;
         }
-        if session.plan.downtime_budget.is_some() {
+        if let Some(limit) = session.plan.downtime_budget {
             let measured = Measured::read(ui, &session.plan, &session.state.runs, Some(&session.state.location));
-            wishes.budget = measured.budget(&session.plan, &world.servers_seen());
+            // What an earlier session has seen is the data as it was before the run has changed it.
+            let seen = |name: &str| resumed.as_ref().is_some_and(|old| old.servers.contains_key(name));
+            let sizes =
+                if measured.is_rehearsed() { world.sizes_now(|name| !seen(name)).await } else { BTreeMap::new() };
+            wishes.budget = Some(measured.budget(limit, sizes));
         }
         let programs = world.programs();
         let world = Arc::new(faults::around(world));

@@ -64,14 +64,14 @@ impl Measured {
         Forecast::of(plan, &self.rehearsals, self.run.as_ref(), now, &this_process().host)
     }
 
-    /// Returns what a run must know to keep to the plan's budget.
-    pub(super) fn budget(&self, plan: &Plan, servers: &BTreeMap<String, Server>) -> Option<Budget> {
-        let limit = plan.downtime_budget?;
-        let forecast = self.forecast(plan, &sizes(servers));
-        let points = plan.steps.iter().filter(|step| step.point_of_no_return);
-        let rest = |id: &str| -> Option<Duration> { forecast.as_ref()?.rest(id) };
-        let rest = points.filter_map(|step| Some((step.id.clone(), rest(&step.id)?))).collect();
-        Some(Budget { limit, rest })
+    /// Returns whether there is anything to predict from.
+    pub(super) fn is_rehearsed(&self) -> bool {
+        !self.rehearsals.is_empty()
+    }
+
+    /// Returns what a run must know to keep to a budget; `sizes` = how large the data is before it.
+    pub(super) fn budget(self, limit: Duration, sizes: BTreeMap<String, Size>) -> Budget {
+        Budget { limit, rehearsals: self.rehearsals, last_run: self.run, sizes }
     }
 }
 

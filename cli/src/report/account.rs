@@ -7,12 +7,11 @@ use std::{collections::BTreeMap, fs, path::Path};
 
 use jiff::Timestamp;
 use pgplan_engine::{
-    action::{ActionGraph, OutputValue, SeenServer},
+    action::{OutputValue, SeenServer},
     event::{Event, EventKind, Holder},
     op::Op,
-    plan::Downtime,
     sql::FilterReport,
-    state::{RunState, StepState, StepStatus},
+    state::{self, RunState, StepState, StepStatus},
 };
 use serde::Serialize;
 use serde_json::Value;
@@ -47,6 +46,8 @@ pub(crate) struct Account {
     pub(crate) given: BTreeMap<String, String>,
     /// The application's downtime, each window.
     pub(crate) downtime: Vec<Window>,
+    /// All windows together, milliseconds.
+    pub(crate) downtime_ms: u64,
     /// The servers as they were first seen, by the database's name in the plan.
     pub(crate) servers: BTreeMap<String, SeenServer>,
     /// Versions of PostgreSQL's programs that the last session found, by their folder.
@@ -83,6 +84,8 @@ pub(crate) struct Window {
     pub(crate) from: Timestamp,
     /// The step that ended it; absent when none has.
     pub(crate) end_step: Option<String>,
+    /// Whether it ended because the step that began it was taken back.
+    pub(crate) taken_back: bool,
     /// When it ended, or the run's last event.
     pub(crate) to: Timestamp,
     /// How long, milliseconds.
@@ -211,6 +214,14 @@ pub(crate) struct Lists {
     unread: Vec<Warning>,
 }
 
+impl Window {
+    /// Returns the step that ended it and how; absent when none has.
+    pub(crate) fn end(&self) -> Option<(&str, &'static str)> {
+        let how = if self.taken_back { "was taken back" } else { "ended" };
+        self.end_step.as_deref().map(|step| (step, how))
+    }
+}
+
 impl Lists {
     /// Reads the lists of these steps; one that cannot be read becomes a warning, as the events tell the rest.
     pub(crate) fn read<'a>(run_dir: &Path, steps: impl Iterator<Item = &'a String>) -> Self {
@@ -248,14 +259,6 @@ impl Account {
     pub(crate) fn of(events: &[Event], state: &RunState, lists: &Lists, rehearsal: bool) -> Self {
         let sessions = sessions(events, state);
         let mut steps: Vec<Step> = Vec::new();
-        let mut servers = BTreeMap::new();
-        for event in events {
-            if let EventKind::StepExpanded { graph: ActionGraph { servers: seen, .. }, .. } = &event.kind {
-                for (name, server) in seen {
-                    servers.entry(name.clone()).or_insert_with(|| server.clone());
-                }
-            }
-        }
         let attempts = attempts(events, &sessions);
         for id in crate::commands::status::order(events, state) {
             let empty = StepState::default();
@@ -274,7 +277,8 @@ impl Account {
             sessions,
             given: state.given.clone(),
             downtime: windows(state),
-            servers,
+            downtime_ms: state.downtime().map_or(0, |long| u64::try_from(long.as_millis()).unwrap_or(0)),
+            servers: state.servers.clone(),
             // Which pgplan it was stands with each session.
             programs: state.programs.clone().into_iter().filter(|(folder, _)| folder != "pgplan").collect(),
             verifications: verifications(state, lists),
@@ -287,11 +291,6 @@ impl Account {
                 .collect(),
             steps,
         }
-    }
-
-    /// Returns the application's downtime over all windows, milliseconds.
-    pub(crate) fn down_ms(&self) -> u64 {
-        self.downtime.iter().map(|window| window.ms).sum()
     }
 
     /// Returns the rows that were compared and are the same on both sides.
@@ -397,25 +396,19 @@ fn step(id: &str, found: &StepState, state: &RunState, attempts: &BTreeMap<(Stri
 }
 
 fn windows(state: &RunState) -> Vec<Window> {
-    let mut windows: Vec<Window> = Vec::new();
-    for (mark, at, step) in &state.downtime {
-        let open = windows.last_mut().filter(|window| window.end_step.is_none());
-        match (mark, open) {
-            (Downtime::Begin, None) => windows.push(Window {
-                begin_step: step.clone(),
-                from: *at,
-                end_step: None,
-                to: state.last_at.unwrap_or(*at),
-                ms: 0,
-            }),
-            (Downtime::End, Some(window)) => (window.end_step, window.to) = (Some(step.clone()), *at),
-            (Downtime::Begin, Some(_)) | (Downtime::End, None) => {}
+    let window = |one: &state::Window| {
+        let end = one.ended();
+        let to = end.map(|end| end.at).or(state.last_at).unwrap_or(one.from);
+        Window {
+            begin_step: one.begin_step.clone(),
+            from: one.from,
+            end_step: end.map(|end| end.step.clone()),
+            taken_back: end.is_some_and(|end| end.taken_back),
+            to,
+            ms: between(one.from, to),
         }
-    }
-    for window in &mut windows {
-        window.ms = between(window.from, window.to);
-    }
-    windows
+    };
+    state.downtime.iter().map(window).collect()
 }
 
 fn plain<'a>(step: &'a StepState, name: &str) -> Option<&'a Value> {

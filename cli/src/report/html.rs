@@ -87,7 +87,7 @@ fn tone(account: &Account) -> &'static str {
 fn numbers(out: &mut String, account: &Account) {
     let mut cells: Vec<(String, String)> = vec![("total time".to_owned(), duration(account.took_ms))];
     if !account.downtime.is_empty() {
-        cells.push(("downtime".to_owned(), duration(account.down_ms())));
+        cells.push(("downtime".to_owned(), duration(account.downtime_ms)));
     }
     if account.rows_verified() > 0 {
         cells.push(("rows verified".to_owned(), count(account.rows_verified())));
@@ -176,9 +176,9 @@ fn downtime(out: &mut String, account: &Account) {
     }
     out.push_str("<section><h2>Downtime</h2><div class=\"wide\"><table><thead><tr><th>from</th><th>to</th><th class=\"n\">time</th></tr></thead><tbody>");
     for window in &account.downtime {
-        let end = window.end_step.as_ref().map_or_else(
+        let end = window.end().map_or_else(
             || "<b>the application is still down as far as this run knows</b>".to_owned(),
-            |step| format!("<code>{}</code> ended", escaped(step)),
+            |(step, how)| format!("<code>{}</code> {how}", escaped(step)),
         );
         put(
             out,
@@ -496,9 +496,11 @@ mod tests {
                 begin_step: HOSTILE.to_owned(),
                 from: at(500),
                 end_step: None,
+                taken_back: false,
                 to: at(3_601_000),
                 ms: 3_600_500,
             }],
+            downtime_ms: 3_600_500,
             servers: std::collections::BTreeMap::new(),
             programs: [(HOSTILE.to_owned(), HOSTILE.to_owned())].into(),
             steps: vec![step],

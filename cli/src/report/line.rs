@@ -143,8 +143,12 @@ pub(crate) fn text(event: &Event, state: &RunState) -> Option<String> {
         EventKind::ActionUndone { step, action } => {
             format!("{} {} undone: {}", paint("↶", Tone::Good), paint(step, Tone::Strong), title(step, action))
         }
-        EventKind::DowntimeMarked { step, mark } => {
-            let word = if *mark == Downtime::Begin { "downtime begins" } else { "downtime ends" };
+        EventKind::DowntimeMarked { step, mark, left } => {
+            let word = match mark {
+                Downtime::Begin => "downtime begins".to_owned(),
+                Downtime::End if left.is_empty() => "downtime ends".to_owned(),
+                Downtime::End => format!("is up again; the downtime goes on until {} is over", left.join(", ")),
+            };
             format!("{} {} {word}", paint("◷", Tone::Warn), paint(step, Tone::Strong))
         }
         EventKind::Warned { step, message } => {

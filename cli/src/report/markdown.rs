@@ -23,7 +23,7 @@ pub(crate) fn page(account: &Account) -> String {
     }
     push(&mut out, &format!("- total time: {}", duration(account.took_ms)));
     if !account.downtime.is_empty() {
-        push(&mut out, &format!("- downtime: **{}**", duration(account.down_ms())));
+        push(&mut out, &format!("- downtime: **{}**", duration(account.downtime_ms)));
     }
     if account.rows_verified() > 0 {
         push(&mut out, &format!("- rows verified: {}", count(account.rows_verified())));
@@ -113,7 +113,7 @@ fn downtime(out: &mut String, account: &Account) {
     }
     out.push_str("\n## Downtime\n\n| from | to | time |\n| --- | --- | ---: |\n");
     for window in &account.downtime {
-        let end = window.end_step.as_ref().map_or_else(|| "not ended".to_owned(), |step| format!("{step} ended"));
+        let end = window.end().map_or_else(|| "not ended".to_owned(), |(step, how)| format!("{step} {how}"));
         let (from, to) = (format!("{:.0} {} began", window.from, window.begin_step), format!("{:.0} {end}", window.to));
         row(out, &[from, to, duration(window.ms)]);
     }

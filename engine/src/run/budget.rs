@@ -1,12 +1,13 @@
 //! The last moment at which a downtime can be called off: before a point of no return.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use jiff::Timestamp;
 
-use super::Run;
+use super::{Budget, Run};
 use crate::{
     attempt::span,
+    downtime::{Forecast, Size},
     error::{ErrorKind, StepError},
     plan::{Downtime, Step},
 };
@@ -16,12 +17,13 @@ impl Run<'_> {
     pub(super) fn passes_budget(&self, step: &Step) -> Option<StepError> {
         let budget = self.budget.as_ref().filter(|_| step.point_of_no_return)?;
         let begun = self.state.steps.get(&step.id).is_some_and(|state| state.actions.iter().any(|a| a.attempts > 0));
-        let (mark, since, _) = self.state.downtime.last()?;
-        if begun || *mark == Downtime::End {
+        let down = self.state.downtime.open().is_some() || step.downtime == Some(Downtime::Begin);
+        if begun || !down {
             return None;
         }
-        let over = Timestamp::now().duration_since(*since).unsigned_abs();
-        let rest = budget.rest.get(&step.id).copied();
+        let now = Timestamp::now();
+        let over = self.state.downtime.total(now).unwrap_or_default().unsigned_abs();
+        let rest = self.rest(budget, now);
         if over + rest.unwrap_or_default() <= budget.limit {
             return None;
         }
@@ -38,6 +40,20 @@ impl Run<'_> {
         );
         let help = "what was done is taken back; raise `downtime: { budget: … }`, or make the steps before it quicker";
         Some(StepError::new(ErrorKind::Refused, message).help(help))
+    }
+
+    /// Returns how long the downtime lasts from here on; `None` when it was never measured.
+    ///
+    /// What a step has looked at first tells of databases that could not be seen before the run; what later steps see is
+    /// not the data that was there but what the run has made of it.
+    fn rest(&self, budget: &Budget, now: Timestamp) -> Option<Duration> {
+        let seen = self.state.servers.iter();
+        let mut sizes: BTreeMap<String, Size> =
+            seen.map(|(name, server)| (name.clone(), Size { bytes: server.bytes, rows: None })).collect();
+        sizes.extend(budget.sizes.clone());
+        let host = self.state.holder.as_ref().map_or("", |holder| &holder.host);
+        let forecast = Forecast::of(self.plan, &budget.rehearsals, budget.last_run.as_ref(), &sizes, host)?;
+        Some(forecast.rest(&self.state, now))
     }
 }
 

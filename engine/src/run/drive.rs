@@ -194,7 +194,9 @@ impl Run<'_> {
     fn finish(&mut self, step: &Step) -> Result<(), RunError> {
         let mut events = Vec::new();
         if step.downtime == Some(Downtime::End) {
-            events.push(EventKind::DowntimeMarked { step: step.id.clone(), mark: Downtime::End });
+            let over = |end: &str| self.state.status(end).satisfies();
+            let left = self.state.downtime.left(self.plan, &step.id, over);
+            events.push(EventKind::DowntimeMarked { step: step.id.clone(), mark: Downtime::End, left });
         }
         events.push(EventKind::StepFinished { step: step.id.clone() });
         self.record(events)
@@ -275,7 +277,8 @@ impl Run<'_> {
                     events.push(EventKind::Warned { step: Some(step.clone()), message: message.clone() });
                 }
                 if self.plan.step(&step).is_some_and(|step| step.downtime == Some(Downtime::Begin)) {
-                    events.push(EventKind::DowntimeMarked { step: step.clone(), mark: Downtime::Begin });
+                    let left = Vec::new();
+                    events.push(EventKind::DowntimeMarked { step: step.clone(), mark: Downtime::Begin, left });
                 }
                 events.push(EventKind::StepExpanded { step, graph });
             }

@@ -5,10 +5,12 @@ use std::{
     sync::{Mutex, PoisonError},
 };
 
+use futures_util::future::join_all;
 use tokio_util::sync::CancellationToken;
 
 use super::Real;
 use crate::{
+    downtime::Size,
     error::{ErrorKind, StepError},
     facts::{Depth, Facts, Look, MergeFacts},
     lookup::{Lookup, plan_error},
@@ -111,6 +113,27 @@ impl Real {
         drop(reports);
         facts.preflight = Some(report);
         Ok(())
+    }
+
+    /// Looks at the databases of the plan that are wanted and can be reached now, for how large their data is.
+    ///
+    /// One that does not answer yet (behind a tunnel, or made by a step) is left out: the step that looks at it first tells.
+    pub async fn sizes_now(&self, wanted: impl Fn(&str) -> bool) -> BTreeMap<String, Size> {
+        let names = self.names_at_start();
+        let databases = self.plan.databases.keys().filter(|name| wanted(name));
+        let looks = databases.filter_map(|name| match names.connection(name) {
+            // As far as a rehearsal looks, which knows the rows of all tables.
+            Ok(Known::Now(info)) => Some(async move { (name, survey::server(&info, Depth::AllTables).await) }),
+            Ok(Known::After(_)) | Err(_) => None,
+        });
+        let mut sizes = BTreeMap::new();
+        for (name, looked) in join_all(looks.collect::<Vec<_>>()).await {
+            match looked.as_ref().map(Server::from) {
+                Ok(server) => drop(sizes.insert(name.clone(), Size { bytes: server.bytes, rows: server.rows })),
+                Err(error) => tracing::debug!("how large {name} is cannot be seen yet: {error}"),
+            }
+        }
+        sizes
     }
 
     /// Returns what the preflights of a step found so far; in a dry run only.
