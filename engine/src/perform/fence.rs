@@ -4,8 +4,9 @@
 //! that the door is shut but that nobody comes through it (`quiet`): a superuser, the role that pgplan itself uses, or
 //! whoever switches read-only off for himself, is seen and named.
 //!
-//! How everything was before is in the journal as part of the operation. A note in the run's folder holds it, too, for
-//! a step that is begun anew while its own fence stands, and the first proof for one that is proved again.
+//! How everything was before is in the journal as part of the operation. A note of each fence in the run's folder
+//! holds it, too, for a step that is begun anew while its own fence stands, and the first proof for one that is proved
+//! again.
 
 mod access;
 mod counters;
@@ -65,8 +66,8 @@ pub async fn fence(op: &FenceOp, cx: &PerformCx) -> Result<Output, StepError> {
         other => return other,
     };
     // Without a note nothing was changed.
-    let Some(before) = read_note(cx, &op.database)?.before else { return Err(error) };
-    let back = UnfenceOp { on: op.database.clone(), before, own: true };
+    let Some(before) = read_note(cx, &op.step, &op.database)?.before else { return Err(error) };
+    let back = UnfenceOp { step: op.step.clone(), database: op.database.clone(), on: op.database.clone(), before };
     Err(match Box::pin(take_back(&back, cx)).await {
         Ok(warnings) => {
             warnings.into_iter().fold(error, StepError::detail).detail("the databases are open again, as they were")
@@ -83,13 +84,13 @@ async fn close(op: &FenceOp, cx: &PerformCx) -> Result<Output, StepError> {
     let session = open(&op.database, cx).await?;
     let work = async {
         quiet::refuse_standing_writers(&session, &names).await?;
-        let mut note = read_note(cx, &op.database)?;
+        let mut note = read_note(cx, &op.step, &op.database)?;
         let stood = note.before.is_some();
         if !stood {
             refuse_fenced(op)?;
             access::refuse_changed(&op.before, &session).await?;
             note.before = Some(op.before.clone());
-            write_json(&note_file(cx, &op.database), &note)?;
+            write_json(&note_file(cx, &op.step, &op.database), &note)?;
         }
         let me = whoami(&session).await?;
         access::close(op, note.before.as_deref().unwrap_or_default(), &me, &session).await?;
@@ -137,7 +138,7 @@ fn told(
         }
         None => {
             (note.generation, note.quiet) = (cx.generation, Some(proved.quiet.clone()));
-            write_json(&note_file(cx, &op.database), &note)?;
+            write_json(&note_file(cx, &op.step, &op.database), &note)?;
         }
     }
     let Quiet { lsn, window_ms, databases, .. } = &proved.quiet;
@@ -158,8 +159,8 @@ fn told(
 /// What the server said.
 pub async fn unfence(op: &UnfenceOp, cx: &PerformCx) -> Result<Output, StepError> {
     let mut op = op.clone();
-    if op.own
-        && let Some(before) = read_note(cx, &op.on)?.before
+    if op.own()
+        && let Some(before) = read_note(cx, &op.step, &op.database)?.before
     {
         op.before = before;
     }
@@ -182,10 +183,10 @@ async fn take_back(op: &UnfenceOp, cx: &PerformCx) -> Result<Vec<String>, StepEr
     let done = cx.cancellable(&[&session], Box::pin(work)).await;
     session.close().await;
     let warnings = done?;
-    if op.own {
+    if op.own() {
         // A dump that was made behind the fence is as old as its proof, should the step be done again.
-        let note = Note { before: None, ..read_note(cx, &op.on)? };
-        write_json(&note_file(cx, &op.on), &note)?;
+        let note = Note { before: None, ..read_note(cx, &op.step, &op.database)? };
+        write_json(&note_file(cx, &op.step, &op.database), &note)?;
     }
     Ok(warnings)
 }
@@ -260,13 +261,14 @@ fn blame(error: StepError, lines: Vec<String>) -> StepError {
     if count > NAMED { error.detail(format!("and {} more", count - NAMED)) } else { error }
 }
 
-fn note_file(cx: &PerformCx, database: &str) -> PathBuf {
-    let digest = blake3::hash(database.as_bytes()).to_hex();
+/// Returns where a fence is written down: a server may have several, one beside or after the other.
+fn note_file(cx: &PerformCx, step: &str, database: &str) -> PathBuf {
+    let digest = blake3::hash(format!("{step}\0{database}").as_bytes()).to_hex();
     cx.run_dir.join("fences").join(format!("{}.json", &digest[..16]))
 }
 
-fn read_note(cx: &PerformCx, database: &str) -> Result<Note, StepError> {
-    let file = note_file(cx, database);
+fn read_note(cx: &PerformCx, step: &str, database: &str) -> Result<Note, StepError> {
+    let file = note_file(cx, step, database);
     match std::fs::read(&file) {
         Ok(text) => serde_json::from_slice(&text)
             .map_err(|error| StepError::new(ErrorKind::Io, format!("cannot read {}: {error}", file.display()))),

@@ -158,7 +158,7 @@ async fn open_each(op: &UnfenceOp, me: &Me, session: &Session) -> Result<Vec<Str
         };
         let one = One { op, me, session, before, owner: text(now, 1), roles: &roles };
         one.connect(&mut warnings).await?;
-        if op.own {
+        if op.own() {
             one.exact_acl(&mut warnings).await?;
         }
         one.read_only(&mut warnings).await?;
@@ -227,7 +227,7 @@ impl One<'_> {
             warnings.push(on_one_line(&format!("the role {name} could connect to {} and is gone", self.before.name)));
             return None;
         }
-        let foreign = !self.op.own || !self.roles.contains(&grant.grantor);
+        let foreign = !self.op.own() || !self.roles.contains(&grant.grantor);
         Some(if foreign { Grant { grantor: self.owner.to_owned(), ..grant.clone() } } else { grant.clone() })
     }
 

@@ -242,7 +242,7 @@ mod tests {
 
     fn op(whole: bool) -> FenceOp {
         let text = serde_json::json!({
-            "database": "db", "before": [], "whole": whole, "grace_ms": 0, "window_ms": 0,
+            "step": "fence", "database": "db", "before": [], "whole": whole, "grace_ms": 0, "window_ms": 0,
             "allow_roles": [], "allow_applications": [], "keep": false,
         });
         serde_json::from_value(text).unwrap()
