@@ -4,7 +4,7 @@ use crate::{
     cluster::Cluster,
     env::TestEnv,
     live_claims::plan,
-    live_fence::{access, load},
+    live_fence::{access, load, said},
 };
 
 /// Who may connect to `app` and `postgres` of those who always may when nothing is fenced.
@@ -53,4 +53,70 @@ fn what_is_written_between_two_fences_is_nothing_to_the_second() {
     assert_eq!(may_connect(&server), "f|f");
     env.pgplan(&["undo", "p.yaml", "--yes"]).expect(0);
     assert_eq!(access(&server), before);
+}
+
+/// What others do to fenced databases: a new right, a new limit, a new default, and a right less.
+const MEANWHILE: &str = r#"SET ROLE owner; GRANT CONNECT ON DATABASE app TO late; RESET ROLE;
+REVOKE CONNECT ON DATABASE app FROM monitoring;
+ALTER DATABASE app CONNECTION LIMIT 5;
+ALTER DATABASE "ap'p ""x\; --" SET default_transaction_read_only = 'off';
+ALTER ROLE member IN DATABASE app SET default_transaction_read_only = 'no';"#;
+
+/// What `MEANWHILE` changes, as it is: who may connect, the limits, the defaults.
+fn changed(server: &Cluster) -> String {
+    server.psql(
+        "postgres",
+        r#"SELECT string_agg(coalesce(rolname, 'PUBLIC'), ' ' ORDER BY rolname) FROM pg_database, aclexplode(datacl)
+             LEFT JOIN pg_roles r ON r.oid = grantee WHERE datname = 'app' AND privilege_type = 'CONNECT';
+           SELECT string_agg(datconnlimit::text, ' ' ORDER BY datname) FROM pg_database WHERE NOT datistemplate;
+           SELECT string_agg(c, ' ' ORDER BY setrole, datname) FROM pg_db_role_setting JOIN pg_database d ON d.oid = setdatabase,
+             unnest(setconfig) c WHERE c LIKE 'default\_%'"#,
+    )
+}
+
+const OTHERS: [&str; 5] = [
+    "others gave the right of late to connect to app (grantor owner)",
+    "others took away the right of monitoring to connect to app (grantor owner)",
+    "others set the connection limit of app to 5 (it was -1)",
+    "others set `default_transaction_read_only` of ap'p \"x\\; -- to off",
+    "others set `default_transaction_read_only` of member in app to no",
+];
+
+const STOPPED: &str = "  - fence: { database: db, databases: [app, \"ap'p \\\"x\\\\; --\"], grace: 0s, window: 1s, allow: { roles: [monitoring] } }\n  - id: last\n    command: { run: [test, -e, mended] }\n";
+
+const KEPT: &str = "late owner PUBLIC\n77 5 -1\ndefault_transaction_read_only=off default_transaction_read_only=no";
+
+#[test]
+fn what_others_change_behind_a_fence_stays_and_is_told() {
+    let server = Cluster::start("15");
+    load(&server);
+    server.psql("postgres", "GRANT CONNECT ON DATABASE app TO monitoring");
+    let env = TestEnv::new();
+    env.write("p.yaml", &plan("p", &server.url("app"), STOPPED));
+    env.pgplan(&["apply", "p.yaml"]).expect(1);
+    server.psql("postgres", MEANWHILE);
+    let undone = env.pgplan(&["undo", "p.yaml", "--yes"]).expect(0);
+    for line in OTHERS {
+        said(&undone, &format!("{line}, which stays"));
+    }
+    assert_eq!(changed(&server), KEPT);
+}
+
+#[test]
+fn a_fence_that_closes_again_keeps_what_others_changed_for_later() {
+    let server = Cluster::start("15");
+    load(&server);
+    server.psql("postgres", "GRANT CONNECT ON DATABASE app TO monitoring");
+    let env = TestEnv::new();
+    env.write("p.yaml", &plan("p", &server.url("app"), STOPPED));
+    env.pgplan(&["apply", "p.yaml"]).expect(1);
+    server.psql("postgres", MEANWHILE);
+    let again = env.pgplan(&["apply", "p.yaml"]).expect(1);
+    for line in OTHERS {
+        said(&again, &format!("{line} while it was fenced: it is closed again"));
+    }
+    let may = "SELECT has_database_privilege('late', 'app', 'CONNECT')";
+    assert_eq!(server.psql("postgres", may), "f");
+    env.pgplan(&["undo", "p.yaml", "--yes"]).expect(0);
+    assert_eq!(changed(&server), KEPT);
 }

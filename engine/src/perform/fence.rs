@@ -39,6 +39,8 @@ const NAMED: usize = 20;
 struct Note {
     /// How the databases were; absent = they are open again.
     before: Option<Vec<Access>>,
+    /// How the fence left them; absent = they have not been closed yet.
+    closed: Option<Vec<Access>>,
     /// How often the step had been begun anew when `quiet` was proved.
     generation: u32,
     /// The first proof.
@@ -89,16 +91,25 @@ async fn close(op: &FenceOp, cx: &PerformCx) -> Result<Output, StepError> {
         if !stood {
             refuse_fenced(op)?;
             access::refuse_changed(&op.before, &session).await?;
-            note.before = Some(op.before.clone());
+            (note.before, note.closed) = (Some(op.before.clone()), None);
             write_json(&note_file(cx, &op.step, &op.database), &note)?;
         }
         let me = whoami(&session).await?;
-        access::close(op, note.before.as_deref().unwrap_or_default(), &me, &session).await?;
-        Ok((note, stood, me))
+        let mut before = note.before.take().unwrap_or_default();
+        let theirs = match &note.closed {
+            Some(closed) => access::adopt(&mut before, closed, &session).await?,
+            None => Vec::new(),
+        };
+        let closed = access::close(op, &before, &me, &session).await?;
+        (note.before, note.closed) = (Some(before), Some(closed));
+        // What is not written down could not be told from what others do.
+        write_json(&note_file(cx, &op.step, &op.database), &note)?;
+        execute(&session, "commit", "COMMIT").await?;
+        Ok((note, stood, me, theirs))
     };
     let done = cx.cancellable(&[&session], Box::pin(work)).await;
     session.close().await;
-    let (note, stood, me) = done?;
+    let (note, stood, me, theirs) = done?;
     let session = open(&op.database, cx).await?;
     let work = async {
         let ended = sessions::end_all(op, &names, &me, cx, &session).await?;
@@ -106,8 +117,14 @@ async fn close(op: &FenceOp, cx: &PerformCx) -> Result<Output, StepError> {
     };
     let done = cx.cancellable(&[&session], Box::pin(work)).await;
     session.close().await;
-    let (ended, proved) = done?;
-    told(op, note, stood, cx, ended, proved)
+    let told = done.and_then(|(ended, proved)| told(op, note, stood, cx, ended, proved));
+    match told {
+        Ok(mut output) => {
+            output.warnings.extend(theirs);
+            Ok(output)
+        }
+        Err(error) => Err(theirs.into_iter().fold(error, StepError::detail)),
+    }
 }
 
 /// Compares a proof with the first one of this fence, and says what was proved.
@@ -175,17 +192,18 @@ pub async fn unfence(op: &UnfenceOp, cx: &PerformCx) -> Result<Output, StepError
 }
 
 async fn take_back(op: &UnfenceOp, cx: &PerformCx) -> Result<Vec<String>, StepError> {
+    let note = read_note(cx, &op.step, &op.database)?;
     let session = open(&op.on, cx).await?;
     let work = async {
         let me = whoami(&session).await?;
-        access::open(op, &me, &session).await
+        access::open(op, note.closed.as_deref().unwrap_or_default(), &me, &session).await
     };
     let done = cx.cancellable(&[&session], Box::pin(work)).await;
     session.close().await;
     let warnings = done?;
     if op.own() {
         // A dump that was made behind the fence is as old as its proof, should the step be done again.
-        let note = Note { before: None, ..read_note(cx, &op.step, &op.database)? };
+        let note = Note { before: None, ..note };
         write_json(&note_file(cx, &op.step, &op.database), &note)?;
     }
     Ok(warnings)
