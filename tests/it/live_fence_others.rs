@@ -120,3 +120,21 @@ fn a_fence_that_closes_again_keeps_what_others_changed_for_later() {
     env.pgplan(&["undo", "p.yaml", "--yes"]).expect(0);
     assert_eq!(changed(&server), KEPT);
 }
+
+#[test]
+fn whom_one_who_stays_has_let_in_stays_out() {
+    let server = Cluster::start("15");
+    load(&server);
+    let before = access(&server);
+    let env = TestEnv::new();
+    // In the other database writer holds CONNECT WITH GRANT OPTION, and has let in monitoring and owner.
+    let fence = "  - fence: { database: db, grace: 0s, window: 1s, allow: { roles: [writer] } }\n";
+    env.write("p.yaml", &plan("p", &server.url("app"), fence));
+    env.pgplan(&["apply", "p.yaml"]).expect(0);
+    let may = "SELECT string_agg(rolname, ' ' ORDER BY rolname) FROM pg_database d, aclexplode(datacl) a \
+               JOIN pg_roles r ON r.oid = grantee WHERE datname LIKE 'ap''p%' AND privilege_type = 'CONNECT'";
+    assert_eq!(server.psql("postgres", may), "writer");
+    let undone = env.pgplan(&["undo", "p.yaml", "--yes"]).expect(0);
+    assert!(!undone.stderr.contains("others"), "{}", undone.stderr);
+    assert_eq!(access(&server), before);
+}

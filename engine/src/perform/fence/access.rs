@@ -118,8 +118,16 @@ fn closing(before: &Access, now: &Access, staying: &[&str], limit: Option<i32>) 
     for other in &others {
         sql.push(format!("REVOKE CONNECT ON DATABASE {database} FROM {} CASCADE", grantee(**other)));
     }
+    // Whom one who stays has let in stays out with everybody else, and he lets nobody in meanwhile.
+    let holds =
+        |role: &&&str| now.connect.iter().any(|grant| grant.grantable && grant.grantee.as_deref() == Some(**role));
+    let handing_on: Vec<&&str> = staying.iter().filter(holds).collect();
+    for role in &handing_on {
+        sql.push(format!("REVOKE GRANT OPTION FOR CONNECT ON DATABASE {database} FROM {} CASCADE", ident(role)));
+    }
     // What others have granted to those who stay goes with the right of those others.
-    for role in staying.iter().filter(|role| !others.is_empty() || !grantees.contains(&Some(**role))) {
+    let all_again = !others.is_empty() || !handing_on.is_empty();
+    for role in staying.iter().filter(|role| all_again || !grantees.contains(&Some(**role))) {
         sql.push(format!("GRANT CONNECT ON DATABASE {database} TO {}", ident(role)));
     }
     let on = |value: Option<&str>| value == Some("on");
