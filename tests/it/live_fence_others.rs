@@ -1,10 +1,16 @@
 //! Fences on real servers beside and after each other, and what others do meanwhile.
 
+use std::{
+    io::Write as _,
+    process::{Command, Stdio},
+};
+
 use crate::{
     cluster::Cluster,
     env::TestEnv,
-    live_claims::plan,
-    live_fence::{access, load, said},
+    live_claims::{plan, until},
+    live_fence::{access, as_role, load, said},
+    live_plans::output,
 };
 
 /// Who may connect to `app` and `postgres` of those who always may when nothing is fenced.
@@ -137,4 +143,27 @@ fn whom_one_who_stays_has_let_in_stays_out() {
     let undone = env.pgplan(&["undo", "p.yaml", "--yes"]).expect(0);
     assert!(!undone.stderr.contains("others"), "{}", undone.stderr);
     assert_eq!(access(&server), before);
+}
+
+#[test]
+fn a_replication_session_that_writes_is_ended() {
+    let server = Cluster::start("16");
+    load(&server);
+    server.psql("postgres", "CREATE ROLE mover LOGIN REPLICATION");
+    let url = format!("{}?replication=database", as_role(&server.url("app"), "mover"));
+    let mut psql = Command::new(server.bin("psql"));
+    psql.args(["-Xq", "-d", &url]).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
+    let mut mover = psql.spawn().expect("psql starts");
+    let mut asked = mover.stdin.take().expect("it is piped");
+    writeln!(asked, "BEGIN; INSERT INTO log VALUES ('mover');").expect("psql listens");
+    let writing = "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'walsender' AND backend_xid IS NOT NULL";
+    until("it writes", || server.psql("postgres", writing) == "1");
+    let env = TestEnv::new();
+    let text = plan("p", &server.url("app"), "  - fence: { database: db, grace: 2s, window: 1s }\n");
+    env.write("p.yaml", &text);
+    let done = env.pgplan(&["apply", "p.yaml", "--json"]).expect(0);
+    assert_eq!(output(&done, "fence", "ended"), 1);
+    assert_eq!(server.psql("postgres", writing), "0");
+    drop(asked);
+    mover.wait().expect("it has ended");
 }
