@@ -167,3 +167,30 @@ fn a_replication_session_that_writes_is_ended() {
     drop(asked);
     mover.wait().expect("it has ended");
 }
+
+#[test]
+fn a_dropped_table_does_not_hide_what_was_changed() {
+    let server = Cluster::start("16");
+    load(&server);
+    let counted = || -> u64 {
+        let sum = "SELECT sum(n_tup_ins + n_tup_upd + n_tup_del) FROM pg_stat_all_tables s JOIN pg_class c ON c.oid = relid \
+                   WHERE NOT relisshared AND s.relname NOT LIKE 'pg\\_statistic%'";
+        server.psql("app", sum).parse().expect("it is a number")
+    };
+    server.psql("app", "CREATE TABLE probe (n int); CREATE TABLE victim (n int)");
+    let begun = counted();
+    server.psql("app", "DROP TABLE probe");
+    let rows = counted() - begun;
+    assert!(rows > 5, "the catalogs lost {rows} rows");
+    server.psql("app", &format!("INSERT INTO victim SELECT generate_series(1, {rows})"));
+    let env = TestEnv::new();
+    let last =
+        "  - fence: { database: db, grace: 0s, window: 1s }\n  - id: last\n    command: { run: [test, -e, mended] }\n";
+    env.write("p.yaml", &plan("p", &server.url("app"), last));
+    env.pgplan(&["apply", "p.yaml"]).expect(1);
+    let fenced = counted();
+    server.psql("app", "SET default_transaction_read_only = off; DROP TABLE victim");
+    assert_eq!(counted(), fenced, "the sum stands still");
+    let failed = env.pgplan(&["apply", "p.yaml"]).expect(6);
+    said(&failed, "app: rows were changed, and the counters of tables that were dropped are gone");
+}

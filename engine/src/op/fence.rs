@@ -126,6 +126,8 @@ pub struct Quiet {
 pub struct Counters {
     /// Rows inserted, updated and deleted, in catalogs too; the planner's statistics are left out.
     pub changes: u64,
+    /// A digest over these counts table by table: a table that is dropped takes its own away, so a sum can stand still.
+    pub tables: String,
     /// A digest over the values of all sequences.
     pub sequences: String,
     /// How often tables were vacuumed and analyzed, which uses transaction ids.
