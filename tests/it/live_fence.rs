@@ -20,13 +20,13 @@ use crate::{
 };
 
 /// A database whose name must be quoted everywhere.
-const HOSTILE: &str = "ap'p \"x\\; --";
+pub(crate) const HOSTILE: &str = "ap'p \"x\\; --";
 
 /// A name that pgplan's own sessions could have.
 const FORGED: &str = "pgplan 1.0 forged";
 
 /// Roles, grants by others, settings of databases and roles, in an order that GRANT alone would not bring back.
-fn load(server: &Cluster) {
+pub(crate) fn load(server: &Cluster) {
     server.psql(
         "postgres",
         r#"CREATE ROLE owner LOGIN; CREATE ROLE writer LOGIN; CREATE ROLE boss LOGIN SUPERUSER;
@@ -60,7 +60,7 @@ CREATE ROLE late; GRANT TEMP ON DATABASE "ap'p ""x\; --" TO PUBLIC; GRANT CONNEC
 }
 
 /// All that a fence could change, as it is written in the catalogs.
-fn access(server: &Cluster) -> String {
+pub(crate) fn access(server: &Cluster) -> String {
     server.psql(
         "postgres",
         "SELECT datname, datconnlimit, coalesce(datacl::text, 'NULL'), datallowconn FROM pg_database ORDER BY 1; \
@@ -110,7 +110,7 @@ impl Drop for Writer {
     }
 }
 
-fn as_role(url: &str, role: &str) -> String {
+pub(crate) fn as_role(url: &str, role: &str) -> String {
     let escaped = role.replace('\'', "%27").replace(';', "%3B").replace(' ', "%20");
     url.replace("//postgres@", &format!("//{escaped}@"))
 }
@@ -131,12 +131,12 @@ fn rows(server: &Cluster) -> String {
     ["app", HOSTILE].map(|database| server.psql(database, "SELECT count(*) FROM log")).join(" ")
 }
 
-fn said<'a>(done: &'a Outcome, what: &str) -> &'a str {
+pub(crate) fn said<'a>(done: &'a Outcome, what: &str) -> &'a str {
     assert!(done.stderr.contains(what), "`{what}` is not in\n{}", done.stderr);
     &done.stderr
 }
 
-const FENCE: &str = "  - fence: { database: db, grace: 0s, window: 1s }\n";
+pub(crate) const FENCE: &str = "  - fence: { database: db, grace: 0s, window: 1s }\n";
 
 #[test]
 fn writers_of_every_ordinary_role_are_stopped_and_undo_brings_back_every_letter() {

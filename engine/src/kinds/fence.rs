@@ -155,7 +155,7 @@ impl Kind for Fence {
                 some(&server.sessions)
             ));
         }
-        graph.actions = vec![self.remember(&before, &shown)?, self.fence(before, whole, &shown)];
+        graph.actions = vec![self.remember(&before, &shown)?, self.fence(before, whole, &shown, cx)];
         Ok(graph)
     }
 }
@@ -181,10 +181,12 @@ impl Fence {
         Ok(Action::new("remember", format!("remember who may use {shown}"), op, Effect::Restart))
     }
 
-    fn fence(&self, before: Vec<Access>, whole: bool, shown: &str) -> Action {
+    fn fence(&self, before: Vec<Access>, whole: bool, shown: &str, cx: &ExpandCx<'_>) -> Action {
         let millis = |span: Span| u64::try_from(span.0.as_millis()).unwrap_or(u64::MAX);
-        let undo = UnfenceOp { on: self.database.clone(), before: before.clone(), own: true };
+        let (step, database) = (cx.step.to_owned(), self.database.clone());
+        let undo = UnfenceOp { step: step.clone(), on: database.clone(), database, before: before.clone() };
         let op = FenceOp {
+            step,
             database: self.database.clone(),
             before,
             whole,
@@ -324,6 +326,7 @@ mod tests {
         let (Op::Fence(op), Some(Op::Unfence(undo))) = (&fence.op, fence.undo.as_deref()) else { panic!("{fence:?}") };
         assert_eq!(serde_json::to_value(&op.before).unwrap(), values[BEFORE]["databases"]);
         assert_eq!(undo.before, op.before);
+        assert_eq!((&undo.step, &undo.database), (&op.step, &op.database));
         assert!(op.whole && fence.proof && !fence.volatile);
         let read_only: Vec<_> = op.before.iter().map(|access| access.roles[0].read_only.as_deref()).collect();
         assert_eq!(read_only, [Some("false"), None]);

@@ -78,13 +78,13 @@ impl Kind for Unfence {
             return Err(StepError::new(ErrorKind::Plan, message).help("name the step with `fence: STEP`"));
         }
         let on = self.on.clone().unwrap_or_else(|| fenced.clone());
-        let own = on == fenced;
+        let op = UnfenceOp { step: step.clone(), database: fenced, on: on.clone(), before: before.databases };
+        let own = op.own();
         let title = match own {
             true => format!("open the databases on {on} again as they were before `{step}`"),
             false => format!("take the fence of `{step}` away from {on}, which got it by a dump"),
         };
-        let op = Op::Unfence(UnfenceOp { on, before: before.databases, own });
-        let mut actions = vec![Action::new("unfence", title, op, Effect::Restart)];
+        let mut actions = vec![Action::new("unfence", title, Op::Unfence(op), Effect::Restart)];
         if own {
             let values = [(UNFENCED.to_owned(), serde_json::json!(step))].into();
             let title = format!("note that the fence of `{step}` is gone");

@@ -7,6 +7,8 @@ use serde::{Deserialize, Serialize};
 /// Databases to be closed to everybody but pgplan, and to be proved quiet.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FenceOp {
+    /// The step that fences, by whose id its fence is found again.
+    pub step: String,
     /// The database of the plan whose server is meant.
     pub database: String,
     /// The databases as they were before, which is what undo brings back.
@@ -69,12 +71,22 @@ pub struct RoleDefault {
 /// Databases to be opened again as they were.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct UnfenceOp {
-    /// The database of the plan whose server is meant.
+    /// The step that fenced.
+    pub step: String,
+    /// The database of the plan whose server it fenced.
+    pub database: String,
+    /// The database of the plan whose server is opened.
     pub on: String,
     /// How they were.
     pub before: Vec<Access>,
-    /// Whether this is the fenced server itself; another one only got the fence by a dump, and may lack roles.
-    pub own: bool,
+}
+
+impl UnfenceOp {
+    /// Returns whether this is the fenced server itself; another one only got the fence by a dump, and may lack roles.
+    #[must_use]
+    pub fn own(&self) -> bool {
+        self.on == self.database
+    }
 }
 
 /// A proof to be looked at again.
@@ -114,6 +126,8 @@ pub struct Quiet {
 pub struct Counters {
     /// Rows inserted, updated and deleted, in catalogs too; the planner's statistics are left out.
     pub changes: u64,
+    /// A digest over these counts table by table: a table that is dropped takes its own away, so a sum can stand still.
+    pub tables: String,
     /// A digest over the values of all sequences.
     pub sequences: String,
     /// How often tables were vacuumed and analyzed, which uses transaction ids.

@@ -4,8 +4,9 @@
 //! that the door is shut but that nobody comes through it (`quiet`): a superuser, the role that pgplan itself uses, or
 //! whoever switches read-only off for himself, is seen and named.
 //!
-//! How everything was before is in the journal as part of the operation. A note in the run's folder holds it, too, for
-//! a step that is begun anew while its own fence stands, and the first proof for one that is proved again.
+//! How everything was before is in the journal as part of the operation. A note of each fence in the run's folder
+//! holds it, too, for a step that is begun anew while its own fence stands, and the first proof for one that is proved
+//! again.
 
 mod access;
 mod counters;
@@ -38,6 +39,8 @@ const NAMED: usize = 20;
 struct Note {
     /// How the databases were; absent = they are open again.
     before: Option<Vec<Access>>,
+    /// How the fence left them; absent = they have not been closed yet.
+    closed: Option<Vec<Access>>,
     /// How often the step had been begun anew when `quiet` was proved.
     generation: u32,
     /// The first proof.
@@ -65,8 +68,8 @@ pub async fn fence(op: &FenceOp, cx: &PerformCx) -> Result<Output, StepError> {
         other => return other,
     };
     // Without a note nothing was changed.
-    let Some(before) = read_note(cx, &op.database)?.before else { return Err(error) };
-    let back = UnfenceOp { on: op.database.clone(), before, own: true };
+    let Some(before) = read_note(cx, &op.step, &op.database)?.before else { return Err(error) };
+    let back = UnfenceOp { step: op.step.clone(), database: op.database.clone(), on: op.database.clone(), before };
     Err(match Box::pin(take_back(&back, cx)).await {
         Ok(warnings) => {
             warnings.into_iter().fold(error, StepError::detail).detail("the databases are open again, as they were")
@@ -83,21 +86,30 @@ async fn close(op: &FenceOp, cx: &PerformCx) -> Result<Output, StepError> {
     let session = open(&op.database, cx).await?;
     let work = async {
         quiet::refuse_standing_writers(&session, &names).await?;
-        let mut note = read_note(cx, &op.database)?;
+        let mut note = read_note(cx, &op.step, &op.database)?;
         let stood = note.before.is_some();
         if !stood {
             refuse_fenced(op)?;
             access::refuse_changed(&op.before, &session).await?;
-            note.before = Some(op.before.clone());
-            write_json(&note_file(cx, &op.database), &note)?;
+            (note.before, note.closed) = (Some(op.before.clone()), None);
+            write_json(&note_file(cx, &op.step, &op.database), &note)?;
         }
         let me = whoami(&session).await?;
-        access::close(op, note.before.as_deref().unwrap_or_default(), &me, &session).await?;
-        Ok((note, stood, me))
+        let mut before = note.before.take().unwrap_or_default();
+        let theirs = match &note.closed {
+            Some(closed) => access::adopt(&mut before, closed, &session).await?,
+            None => Vec::new(),
+        };
+        let closed = access::close(op, &before, &me, &session).await?;
+        (note.before, note.closed) = (Some(before), Some(closed));
+        // What is not written down could not be told from what others do.
+        write_json(&note_file(cx, &op.step, &op.database), &note)?;
+        execute(&session, "commit", "COMMIT").await?;
+        Ok((note, stood, me, theirs))
     };
     let done = cx.cancellable(&[&session], Box::pin(work)).await;
     session.close().await;
-    let (note, stood, me) = done?;
+    let (note, stood, me, theirs) = done?;
     let session = open(&op.database, cx).await?;
     let work = async {
         let ended = sessions::end_all(op, &names, &me, cx, &session).await?;
@@ -105,8 +117,14 @@ async fn close(op: &FenceOp, cx: &PerformCx) -> Result<Output, StepError> {
     };
     let done = cx.cancellable(&[&session], Box::pin(work)).await;
     session.close().await;
-    let (ended, proved) = done?;
-    told(op, note, stood, cx, ended, proved)
+    let told = done.and_then(|(ended, proved)| told(op, note, stood, cx, ended, proved));
+    match told {
+        Ok(mut output) => {
+            output.warnings.extend(theirs);
+            Ok(output)
+        }
+        Err(error) => Err(theirs.into_iter().fold(error, StepError::detail)),
+    }
 }
 
 /// Compares a proof with the first one of this fence, and says what was proved.
@@ -137,7 +155,7 @@ fn told(
         }
         None => {
             (note.generation, note.quiet) = (cx.generation, Some(proved.quiet.clone()));
-            write_json(&note_file(cx, &op.database), &note)?;
+            write_json(&note_file(cx, &op.step, &op.database), &note)?;
         }
     }
     let Quiet { lsn, window_ms, databases, .. } = &proved.quiet;
@@ -158,8 +176,8 @@ fn told(
 /// What the server said.
 pub async fn unfence(op: &UnfenceOp, cx: &PerformCx) -> Result<Output, StepError> {
     let mut op = op.clone();
-    if op.own
-        && let Some(before) = read_note(cx, &op.on)?.before
+    if op.own()
+        && let Some(before) = read_note(cx, &op.step, &op.database)?.before
     {
         op.before = before;
     }
@@ -174,18 +192,19 @@ pub async fn unfence(op: &UnfenceOp, cx: &PerformCx) -> Result<Output, StepError
 }
 
 async fn take_back(op: &UnfenceOp, cx: &PerformCx) -> Result<Vec<String>, StepError> {
+    let note = read_note(cx, &op.step, &op.database)?;
     let session = open(&op.on, cx).await?;
     let work = async {
         let me = whoami(&session).await?;
-        access::open(op, &me, &session).await
+        access::open(op, note.closed.as_deref().unwrap_or_default(), &me, &session).await
     };
     let done = cx.cancellable(&[&session], Box::pin(work)).await;
     session.close().await;
     let warnings = done?;
-    if op.own {
+    if op.own() {
         // A dump that was made behind the fence is as old as its proof, should the step be done again.
-        let note = Note { before: None, ..read_note(cx, &op.on)? };
-        write_json(&note_file(cx, &op.on), &note)?;
+        let note = Note { before: None, ..note };
+        write_json(&note_file(cx, &op.step, &op.database), &note)?;
     }
     Ok(warnings)
 }
@@ -260,13 +279,14 @@ fn blame(error: StepError, lines: Vec<String>) -> StepError {
     if count > NAMED { error.detail(format!("and {} more", count - NAMED)) } else { error }
 }
 
-fn note_file(cx: &PerformCx, database: &str) -> PathBuf {
-    let digest = blake3::hash(database.as_bytes()).to_hex();
+/// Returns where a fence is written down: a server may have several, one beside or after the other.
+fn note_file(cx: &PerformCx, step: &str, database: &str) -> PathBuf {
+    let digest = blake3::hash(format!("{step}\0{database}").as_bytes()).to_hex();
     cx.run_dir.join("fences").join(format!("{}.json", &digest[..16]))
 }
 
-fn read_note(cx: &PerformCx, database: &str) -> Result<Note, StepError> {
-    let file = note_file(cx, database);
+fn read_note(cx: &PerformCx, step: &str, database: &str) -> Result<Note, StepError> {
+    let file = note_file(cx, step, database);
     match std::fs::read(&file) {
         Ok(text) => serde_json::from_slice(&text)
             .map_err(|error| StepError::new(ErrorKind::Io, format!("cannot read {}: {error}", file.display()))),

@@ -76,6 +76,12 @@ async fn counters(name: &str, session: &Session, sample: &mut Sample) -> Result<
         }
         sample.tables.insert((database.to_owned(), qualified(text(&row, 0), text(&row, 1))), changed);
     }
+    let own = sample.tables.iter().filter(|((database, _), _)| database == name);
+    let mut tables = blake3::Hasher::new();
+    for ((_, table), changed) in own {
+        tables.update(format!("{table}={changed}\0").as_bytes());
+    }
+    let tables = tables.finalize().to_hex()[..32].to_owned();
     let sql = "SELECT coalesce(sum(vacuum_count + autovacuum_count + analyze_count + autoanalyze_count), 0) \
                FROM pg_catalog.pg_stat_all_tables";
     let maintained = count(session, doing, sql).await?;
@@ -92,5 +98,5 @@ async fn counters(name: &str, session: &Session, sample: &mut Sample) -> Result<
     if first(session, doing, "SELECT pg_catalog.current_setting('track_counts')").await?.as_deref() != Some("on") {
         sample.uncounted.push(name.to_owned());
     }
-    Ok(Counters { changes, sequences, maintained })
+    Ok(Counters { changes, tables, sequences, maintained })
 }

@@ -197,11 +197,14 @@ pub(super) fn moved(then: &Quiet, now: &Quiet) -> Moved {
             continue;
         };
         match now.changes.checked_sub(before.changes) {
-            Some(0) => {}
+            Some(0) if now.tables == before.tables => {}
+            Some(0) => moved
+                .changes
+                .push(format!("{shown}: rows were changed, and the counters of tables that were dropped are gone")),
             Some(more) => moved.changes.push(format!("{shown}: {more} rows were changed")),
             None => moved.changes.push(format!(
-                "{shown}: the counters went back, so that nothing can be said (a crash of the server, or \
-                 pg_stat_reset)"
+                "{shown}: the counters went back, so that nothing can be said (a crash of the server, \
+                 pg_stat_reset, or a table that was dropped)"
             )),
         }
         if now.sequences != before.sequences {
@@ -234,7 +237,7 @@ mod tests {
     use crate::op::fence::Counters;
 
     fn sample(changes: u64, xid: u64, maintained: u64) -> Sample {
-        let counters = Counters { changes, sequences: "s".to_owned(), maintained };
+        let counters = Counters { changes, tables: changes.to_string(), sequences: "s".to_owned(), maintained };
         let quiet = Quiet { xid, databases: [("app".to_owned(), counters)].into(), ..Quiet::default() };
         let tables = [(("app".to_owned(), "\"public\".\"t\"".to_owned()), changes)].into();
         Sample { quiet, tables, uncounted: Vec::new() }
@@ -242,7 +245,7 @@ mod tests {
 
     fn op(whole: bool) -> FenceOp {
         let text = serde_json::json!({
-            "database": "db", "before": [], "whole": whole, "grace_ms": 0, "window_ms": 0,
+            "step": "fence", "database": "db", "before": [], "whole": whole, "grace_ms": 0, "window_ms": 0,
             "allow_roles": [], "allow_applications": [], "keep": false,
         });
         serde_json::from_value(text).unwrap()
@@ -269,6 +272,13 @@ mod tests {
         assert_eq!(told(sample(5, 120, 1)).notes.len(), 1);
         assert_eq!(told(sample(7, 101, 1)).changes, ["app: 2 rows were changed"]);
         assert!(told(sample(0, 100, 0)).changes[0].contains("went back"));
+        // A table went with as many counted rows as its catalogs lost.
+        let mut dropped = sample(5, 101, 1);
+        dropped.quiet.databases.get_mut("app").unwrap().tables = "others".to_owned();
+        assert_eq!(
+            told(dropped).changes,
+            ["app: rows were changed, and the counters of tables that were dropped are gone"]
+        );
         assert_eq!(position("1/10"), (1 << 32) + 16);
     }
 }

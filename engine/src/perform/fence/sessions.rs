@@ -22,6 +22,9 @@ const LOOK: Duration = Duration::from_millis(200);
 /// How long ended sessions may take to be gone; who comes back for so long is left to the proof.
 const GONE: Duration = Duration::from_secs(5);
 
+/// The `backend_type` of sessions that replicate.
+const WALSENDER: &str = "walsender";
+
 /// A session in a fenced database.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Seen {
@@ -31,7 +34,7 @@ pub(super) struct Seen {
     superuser: bool,
     application: String,
     address: String,
-    /// `backend_type`, when it is no client; such a process is not ended: its master would start it again.
+    /// `backend_type`, when it is no ordinary client. A background process is not ended: its master would start it again.
     worker: Option<String>,
     since: String,
     query_start: String,
@@ -46,7 +49,7 @@ pub(super) struct Seen {
 
 impl Seen {
     fn is_to_end(&self) -> bool {
-        self.worker.is_none() && !self.allowed
+        matches!(self.worker.as_deref(), None | Some(WALSENDER)) && !self.allowed
     }
 
     /// Returns what sessions of the same client have in common.
@@ -58,7 +61,8 @@ impl Seen {
     /// Returns who it is and what to do, for the one who has to find it.
     pub(super) fn blame(&self) -> String {
         let Self { pid, database, role, application, address, since, query_start, .. } = self;
-        let what = match &self.worker {
+        let what = match self.worker.as_deref() {
+            Some(WALSENDER) => format!("replication session {pid}"),
             Some(worker) => format!("background process {pid} ({worker})"),
             None => format!("session {pid}"),
         };
@@ -121,11 +125,13 @@ fn counts(seen: Seen, op: &FenceOp, me: &Me) -> Option<Seen> {
     // A stranger may take the name, not the role as well.
     let own = seen.role == me.role && ["pgplan ", "pgplan-"].iter().any(|name| seen.application.starts_with(name));
     let name = match seen.worker.as_deref() {
+        // It reads for others, until it runs SQL as a session with `replication=database` may; then it is like any.
+        Some(WALSENDER) if seen.xid.is_none() => return None,
         // They read for others, or vacuum; a parallel worker belongs to a session that is in the list.
-        Some("walsender" | "parallel worker" | "autovacuum worker" | "autovacuum launcher") => return None,
+        Some("parallel worker" | "autovacuum worker" | "autovacuum launcher") => return None,
+        None | Some(WALSENDER) if own => return None,
+        None | Some(WALSENDER) => &seen.application,
         Some(worker) => worker,
-        None if own => return None,
-        None => &seen.application,
     };
     let allowed = any_matches(&op.allow_roles, &seen.role) || any_matches(&op.allow_applications, name);
     (!allowed || seen.xid.is_some()).then_some(Seen { allowed, ..seen })
