@@ -40,7 +40,7 @@ pub(super) const CRAFTED: Expected = &[
         ],
     ),
     ("foreign_key_collations", &["shop: constraint blind_users_fk on public.blind_users"]),
-    ("hash_partitions", &["shop: table public.mood_parts"]),
+    ("hash_partitions", &["shop: table public.blind_parts", "shop: table public.mood_parts"]),
     ("inheritance_parents", &["shop: table public.parent"]),
     ("invalid_databases", &["database cut"]),
     ("invalid_indexes", &["shop: index public.orders_broken"]),
@@ -142,6 +142,8 @@ pub(super) const REPLICATED: Expected = &[
     (
         "partitioned_tables",
         &[
+            "shop: table public.blind_parts",
+            "shop: table public.calm_parts",
             "shop: table public.mood_parts",
             "shop: table public.name_ranges",
             "shop: table public.parts",

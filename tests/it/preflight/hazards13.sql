@@ -62,6 +62,8 @@ CREATE UNLOGGED TABLE unlogged_parts (a int) PARTITION BY RANGE (a);
 CREATE UNLOGGED TABLE unlogged (a int PRIMARY KEY);
 -- hash_partitions
 CREATE TABLE mood_parts (m mood) PARTITION BY HASH (m);
+CREATE TABLE blind_parts (n text COLLATE blind) PARTITION BY HASH (n);
+CREATE TABLE calm_parts (n text COLLATE "en-x-icu") PARTITION BY HASH (n);
 -- collated_ranges
 CREATE TABLE name_ranges (n text COLLATE "en-x-icu") PARTITION BY RANGE (n);
 -- wide_tables
