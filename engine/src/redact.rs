@@ -67,6 +67,13 @@ impl Redactor {
         known.any = Regex::new(&pattern.join("|")).ok().filter(|_| !pattern.is_empty());
     }
 
+    /// Returns whether `text` holds a known secret.
+    #[must_use]
+    pub fn knows(&self, text: &str) -> bool {
+        let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
+        known.any.as_ref().is_some_and(|any| any.is_match(text))
+    }
+
     /// Returns `text` with every known secret, and the password of every URL, replaced.
     #[must_use]
     pub fn redact<'a>(&self, text: &'a str) -> Cow<'a, str> {
