@@ -12,13 +12,15 @@
 
 use std::{borrow::Cow, collections::BTreeMap, fmt, sync::LazyLock, sync::PoisonError, sync::RwLock};
 
-use regex::{Captures, Regex};
+use regex::{Captures, Regex, RegexBuilder};
 use secrecy::{ExposeSecret, SecretString};
 
 use crate::secret::percent_encode;
 
 /// Shortest value that is looked for, in characters.
 const SHORTEST: usize = 4;
+/// Most memory for the pattern of all spellings, bytes: some thousand certificates.
+const LARGEST: usize = 512 << 20;
 
 static URL_PASSWORD: LazyLock<Option<Regex>> =
     LazyLock::new(|| Regex::new(r"(?P<before>[A-Za-z][A-Za-z0-9+.-]*://[^\s:/@'<>]*:)(?P<password>[^\s/'<>]+)@").ok());
@@ -36,7 +38,8 @@ pub struct Redactor {
 struct Known {
     /// Spelling → the secret's name.
     spellings: BTreeMap<String, String>,
-    any: Option<Regex>,
+    /// Finds any of them; an error when no pattern can be made of them, so that nothing may be shown.
+    any: Option<Result<Regex, ()>>,
 }
 
 impl Redactor {
@@ -64,7 +67,18 @@ impl Redactor {
         let mut spellings: Vec<&String> = known.spellings.keys().collect();
         spellings.sort_by_key(|spelling| std::cmp::Reverse(spelling.len()));
         let pattern: Vec<String> = spellings.into_iter().map(|spelling| regex::escape(spelling)).collect();
-        known.any = Regex::new(&pattern.join("|")).ok().filter(|_| !pattern.is_empty());
+        known.any = (!pattern.is_empty()).then(|| {
+            RegexBuilder::new(&pattern.join("|")).size_limit(LARGEST).dfa_size_limit(LARGEST).build().map_err(|error| {
+                tracing::warn!(%error, "secrets cannot be told from other text; all of it is hidden");
+            })
+        });
+    }
+
+    /// Returns whether `text` holds a known secret.
+    #[must_use]
+    pub fn knows(&self, text: &str) -> bool {
+        let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
+        known.any.as_ref().is_some_and(|any| any.as_ref().map_or(true, |any| any.is_match(text)))
     }
 
     /// Returns `text` with every known secret, and the password of every URL, replaced.
@@ -72,11 +86,15 @@ impl Redactor {
     pub fn redact<'a>(&self, text: &'a str) -> Cow<'a, str> {
         let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
         let mut text = Cow::Borrowed(text);
-        if let Some(any) = &known.any {
-            text = replaced(text, any, |found| match known.spellings.get(&found[0]) {
-                Some(name) => format!("<secret {name}>"),
-                None => "<secret>".to_owned(),
-            });
+        match &known.any {
+            None => {}
+            Some(Ok(any)) => {
+                text = replaced(text, any, |found| match known.spellings.get(&found[0]) {
+                    Some(name) => format!("<secret {name}>"),
+                    None => "<secret>".to_owned(),
+                });
+            }
+            Some(Err(())) => return Cow::Borrowed("<text that may hold a secret>"),
         }
         match &*URL_PASSWORD {
             Some(url) => replaced(text, url, |found| format!("{}<secret>@", &found["before"])),
@@ -113,10 +131,17 @@ impl Known {
             value.to_owned(),
             url.replace("%20", "+"),
             lower_hex(&url),
-            url,
+            url.clone(),
             value.replace('\'', r"'\''"),
             value.replace('\'', r#"'"'"'"#),
             value.replace('\'', "''"),
+            // A path is left as it is by some (Python's quote).
+            url.replace("%2F", "/"),
+            lower_hex(&url.replace("%2F", "/")),
+            // libpq's connection strings, its password file, and Go's JSON for HTML.
+            value.replace('\\', r"\\").replace('\'', r"\'"),
+            value.replace('\\', r"\\").replace(':', r"\:"),
+            json[1..json.len() - 1].replace('&', r"\u0026").replace('<', r"\u003c").replace('>', r"\u003e"),
             json[1..json.len() - 1].to_owned(),
             shell_escape(value),
             format!("{value:?}").trim_matches('"').to_owned(),
@@ -226,10 +251,38 @@ mod tests {
             "'p@ss w'\\''o\"rd/é'",
             r#""p@ss w'o\"rd/é""#,
             "p@ss w''o\"rd/é",
+            "p%40ss%20w%27o%22rd/%C3%A9",
+            "p%40ss%20w%27o%22rd/%c3%a9",
+            r#"'p@ss w\'o"rd/é'"#,
         ] {
             let shown = redactor.redact(text);
             assert!(shown.contains("<secret secrets.db>") && !shown.contains("ss"), "{text} became {shown}");
         }
+    }
+
+    #[test]
+    fn escapes_of_password_files_and_of_go_are_known() {
+        assert_eq!(redactor(r"co:lon\slash").redact(r"h:1:d:u:co\:lon\\slash"), "h:1:d:u:<secret secrets.db>");
+        assert_eq!(redactor("a&b<c>d").redact(r#"{"p":"a\u0026b\u003cc\u003ed"}"#), r#"{"p":"<secret secrets.db>"}"#);
+    }
+
+    #[test]
+    fn many_long_secrets_are_all_found() {
+        let redactor = Redactor::new();
+        let secret = |n: usize| format!("{n}-").repeat(2000);
+        for n in 1000..1050 {
+            redactor.add(&format!("secrets.s{n}"), &SecretString::from(secret(n)));
+        }
+        for n in [1000, 1049] {
+            assert_eq!(redactor.redact(&format!("it is {}.", secret(n))), format!("it is <secret secrets.s{n}>."));
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_searched_is_hidden_whole() {
+        let redactor = redactor("hunter2");
+        redactor.known.write().unwrap_or_else(PoisonError::into_inner).any = Some(Err(()));
+        assert!(redactor.knows("anything") && !redactor.redact("hunter2 or not").contains("hunter2"));
     }
 
     #[test]

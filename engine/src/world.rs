@@ -37,7 +37,7 @@ use crate::{
         Exec, Op, Probe,
         data::{RunSql, SqlExpect, SqlSource},
     },
-    perform::{self, PerformCx, Progress, Report, idle::Idle, tunnel::Held},
+    perform::{self, PerformCx, Progress, Report, hide, idle::Idle, tunnel::Held},
     plan::{Plan, Step},
     platforms::{self, Platforms},
     postgres::{ConnInfo, Environment, connect::connect_read_only},
@@ -335,69 +335,26 @@ impl Real {
 
 impl World for Real {
     async fn open(&self, step: &Step, outputs: Arc<BTreeMap<String, Outputs>>) -> Result<Opened, StepError> {
-        // What the steps before it have left open would be in the way of CREATE DATABASE and the like.
-        self.idle.close(|earlier| self.plan.is_ancestor(earlier, &step.id)).await;
-        let names = self.names(&outputs);
-        let mut warnings = Vec::new();
-        if let Some(condition) = &step.condition {
-            match template::eval_bool(condition, &names.scope).map_err(|problems| plan_error(&problems))? {
-                Known::Now(true) => {}
-                Known::Now(false) => return Ok(Opened::Skipped("its `if` says no".to_owned())),
-                Known::After(after) => warnings.push(format!("whether it runs is known after {after}")),
+        match self.open_raw(step, outputs).await {
+            Ok(Opened::Actions(mut graph)) => {
+                let hide = |text: &String| self.redactor.redact(text).into_owned();
+                graph.warnings = graph.warnings.iter().map(hide).collect();
+                Ok(Opened::Actions(graph))
             }
+            Ok(skipped @ Opened::Skipped(_)) => Ok(skipped),
+            Err(error) => Err(hide::error(error, &self.redactor)),
         }
-        if let Some(check) = &step.done_if {
-            if self.settings.dry_run {
-                warnings.push("it is skipped when its `done_if` says that it is done".to_owned());
-            } else if self.holds(step, check, &names).await? {
-                return Ok(Opened::Skipped("its `done_if` says that it is done".to_owned()));
-            }
-        }
-        self.claim(step, &names).await?;
-        let mut graph = match &step.for_each {
-            Some(each) => self.expand_each(step, &each.items, &names, &outputs).await?,
-            None => self.expand(step, &names, &outputs).await?,
-        };
-        warnings.append(&mut graph.warnings);
-        graph.warnings = warnings;
-        Ok(Opened::Actions(graph))
     }
 
     async fn perform(&self, step: &Step, action: &Action, cx: ActionCx) -> Result<Output, StepError> {
-        let names = with_item(step, action, self.names(&cx.outputs))?;
-        self.claim(step, &names).await?;
-        let (progress, mut reports) = Progress::channel();
-        let perform = self.perform_cx(step, &action.id, cx.generation, &names, cx.cancel.clone(), progress)?;
-        let words = cx.words.clone();
-        let relay = tokio::spawn(async move {
-            while let Some(report) = reports.recv().await {
-                words.say(match report {
-                    Report::Amount { bytes, rows, total } => Word::Progress { bytes, rows, total },
-                    Report::Line(line) => Word::Line(line),
-                });
-            }
-        });
-        let result = match &action.op {
-            Op::Approve { message } => self.approve(&step.id, message, &cx.cancel).await,
-            op => perform::perform(op, &perform).await,
-        };
-        drop(perform);
-        if relay.await.is_err() {
-            tracing::debug!("the relay of an action's words ended early");
+        match self.perform_raw(step, action, cx).await {
+            Ok(output) => Ok(hide::output(output, &action.op, &self.redactor)),
+            Err(error) => Err(hide::error(error, &self.redactor)),
         }
-        result.map_err(|error| match self.held.check() {
-            Err(tunnel) if error.kind == ErrorKind::Connection => error.detail(tunnel.message),
-            Ok(()) | Err(_) => error,
-        })
     }
 
     async fn ensure(&self, step: &Step, outputs: Arc<BTreeMap<String, Outputs>>) -> Result<(), StepError> {
-        let Some(check) = &step.ensures else { return Ok(()) };
-        if self.holds(step, check, &self.names(&outputs)).await? {
-            return Ok(());
-        }
-        let message = format!("step `{}` was done, but its `ensures` does not hold", step.id);
-        Err(StepError::new(ErrorKind::Verification, message).detail(format!("it stands at {}", check.place)))
+        self.ensure_raw(step, outputs).await.map_err(|error| hide::error(error, &self.redactor))
     }
 
     fn own_undo(&self, step: &Step, outputs: Arc<BTreeMap<String, Outputs>>) -> Result<Option<Option<Op>>, StepError> {
@@ -434,6 +391,76 @@ impl World for Real {
 }
 
 impl Real {
+    /// Opens a step; errors and warnings may still hold secrets.
+    async fn open_raw(&self, step: &Step, outputs: Arc<BTreeMap<String, Outputs>>) -> Result<Opened, StepError> {
+        // What the steps before it have left open would be in the way of CREATE DATABASE and the like.
+        self.idle.close(|earlier| self.plan.is_ancestor(earlier, &step.id)).await;
+        let names = self.names(&outputs);
+        let mut warnings = Vec::new();
+        if let Some(condition) = &step.condition {
+            match template::eval_bool(condition, &names.scope).map_err(|problems| plan_error(&problems))? {
+                Known::Now(true) => {}
+                Known::Now(false) => return Ok(Opened::Skipped("its `if` says no".to_owned())),
+                Known::After(after) => warnings.push(format!("whether it runs is known after {after}")),
+            }
+        }
+        if let Some(check) = &step.done_if {
+            if self.settings.dry_run {
+                warnings.push("it is skipped when its `done_if` says that it is done".to_owned());
+            } else if self.holds(step, check, &names).await? {
+                return Ok(Opened::Skipped("its `done_if` says that it is done".to_owned()));
+            }
+        }
+        self.claim(step, &names).await?;
+        let mut graph = match &step.for_each {
+            Some(each) => self.expand_each(step, &each.items, &names, &outputs).await?,
+            None => self.expand(step, &names, &outputs).await?,
+        };
+        warnings.append(&mut graph.warnings);
+        graph.warnings = warnings;
+        Ok(Opened::Actions(graph))
+    }
+
+    /// Does an action; what it gives and says may still hold secrets.
+    async fn perform_raw(&self, step: &Step, action: &Action, cx: ActionCx) -> Result<Output, StepError> {
+        let names = with_item(step, action, self.names(&cx.outputs))?;
+        self.claim(step, &names).await?;
+        let (progress, mut reports) = Progress::channel();
+        let perform = self.perform_cx(step, &action.id, cx.generation, &names, cx.cancel.clone(), progress)?;
+        let words = cx.words.clone();
+        let redactor = Arc::clone(&self.redactor);
+        let relay = tokio::spawn(async move {
+            while let Some(report) = reports.recv().await {
+                words.say(match report {
+                    Report::Amount { bytes, rows, total } => Word::Progress { bytes, rows, total },
+                    Report::Line(line) => Word::Line(redactor.redact(&line).into_owned()),
+                });
+            }
+        });
+        let result = match &action.op {
+            Op::Approve { message } => self.approve(&step.id, message, &cx.cancel).await,
+            op => perform::perform(op, &perform).await,
+        };
+        drop(perform);
+        if relay.await.is_err() {
+            tracing::debug!("the relay of an action's words ended early");
+        }
+        result.map_err(|error| match self.held.check() {
+            Err(tunnel) if error.kind == ErrorKind::Connection => error.detail(tunnel.message),
+            Ok(()) | Err(_) => error,
+        })
+    }
+
+    /// Checks a step's `ensures`; the error may still hold secrets.
+    async fn ensure_raw(&self, step: &Step, outputs: Arc<BTreeMap<String, Outputs>>) -> Result<(), StepError> {
+        let Some(check) = &step.ensures else { return Ok(()) };
+        if self.holds(step, check, &self.names(&outputs)).await? {
+            return Ok(());
+        }
+        let message = format!("step `{}` was done, but its `ensures` does not hold", step.id);
+        Err(StepError::new(ErrorKind::Verification, message).detail(format!("it stands at {}", check.place)))
+    }
+
     async fn approve(&self, step: &str, message: &str, stop: &CancellationToken) -> Result<Output, StepError> {
         let said = match &self.settings.consent {
             _ if self.settings.approved.contains(step) => true,

@@ -38,6 +38,7 @@ mod live_preview;
 mod live_rehearse;
 mod live_restore;
 mod live_saved;
+mod live_secrets;
 mod live_state;
 mod live_tls;
 mod live_trial;

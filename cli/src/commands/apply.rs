@@ -244,7 +244,7 @@ impl Apply {
             }
             (OnFailure::Stop | OnFailure::Ask, _) => false,
         };
-        if back { run.undo(world, stop, reason).await } else { Ok(ending) }
+        if back { Box::pin(run.undo(world, stop, reason)).await } else { Ok(ending) }
     }
 
     fn refuse_changed(&self, ui: &mut Ui, plan: &Plan, old: &RunState) -> Option<Exit> {

@@ -30,6 +30,7 @@ pub mod exec;
 pub(crate) mod existing_dump;
 pub mod fence;
 pub mod filter;
+pub mod hide;
 pub mod idle;
 pub mod merge;
 pub(crate) mod parse;

@@ -10,7 +10,7 @@ use secrecy::ExposeSecret as _;
 use serde_json::{Map, Value};
 use tokio_postgres::SimpleQueryMessage;
 
-use super::PerformCx;
+use super::{PerformCx, hide};
 use crate::{
     action::{Output, OutputValue, Outputs},
     error::{ErrorKind, StepError},
@@ -109,6 +109,8 @@ async fn exactly_once(
     }
     // Without COMMIT the server rolls back as soon as the session is closed.
     let output = run_all(op, cx, session, statements).await?;
+    // The receipt is stored on the server, so secrets leave the outputs before it is written.
+    let output = Output { outputs: hide::outputs(output.outputs, &cx.redactor), ..output };
     // The statements may have changed the role for the session.
     execute(session, "write the receipt", "SET LOCAL SESSION AUTHORIZATION DEFAULT; SET LOCAL ROLE NONE").await?;
     receipt::write(session, &key, &output.outputs).await?;
