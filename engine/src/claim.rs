@@ -19,6 +19,7 @@ use tokio::{
     sync::Mutex,
     time::{Instant, sleep},
 };
+use tokio_postgres::SimpleQueryRow;
 
 use crate::{
     error::{ErrorKind, StepError},
@@ -79,11 +80,26 @@ pub struct Claims {
 #[derive(Debug)]
 enum Claim {
     /// The connection that holds the lock.
-    Own(Box<Session>),
-    /// The same server as another database of the plan, whose connection holds the lock.
-    Shared,
+    Own(Box<Session>, Backend),
+    /// The same server as another database of the plan, the one named here, whose connection holds the lock.
+    Shared(String),
     /// Only looked through for leftovers: the plan reads from it.
     Looked,
+}
+
+/// What the server says of the process of a connection.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Backend {
+    pid: String,
+    /// In seconds; absent when the role may not see it. Processes of two servers may have one number.
+    started: Option<String>,
+}
+
+impl Backend {
+    fn is(&self, other: &Self) -> bool {
+        let differ = |(one, other): (&String, &String)| one != other;
+        self.pid == other.pid && !self.started.iter().zip(&other.started).any(differ)
+    }
 }
 
 impl Claims {
@@ -118,10 +134,9 @@ impl Claims {
     pub async fn claim(&self, database: &str, info: &ConnInfo) -> Result<(), StepError> {
         let mut held = self.held.lock().await;
         match held.get(database) {
-            Some(Claim::Own(session)) if !session.is_closed() => return Ok(()),
-            Some(Claim::Shared) if held.values().any(|claim| matches!(claim, Claim::Own(own) if !own.is_closed())) => {
-                return Ok(());
-            }
+            Some(Claim::Own(session, _)) if !session.is_closed() => return Ok(()),
+            // The lock of another server says nothing about this one.
+            Some(Claim::Shared(owner)) if lives(&held, owner) => return Ok(()),
             _ => {}
         }
         let session = self.connect(info).await?;
@@ -130,17 +145,17 @@ impl Claims {
             Err(error) => Err(error),
         };
         let claimed = match direct {
-            Ok(()) => self.lock(&session).await,
+            Ok(()) => self.lock(&session, &held).await,
             Err(error) => Err(error),
         };
         match claimed {
-            Ok(true) => {
-                held.insert(database.to_owned(), Claim::Own(Box::new(session)));
+            Ok(Locked::Here(backend)) => {
+                held.insert(database.to_owned(), Claim::Own(Box::new(session), backend));
                 Ok(())
             }
-            Ok(false) => {
+            Ok(Locked::By(owner)) => {
                 session.close().await;
-                held.insert(database.to_owned(), Claim::Shared);
+                held.insert(database.to_owned(), Claim::Shared(owner));
                 Ok(())
             }
             Err(error) => {
@@ -154,7 +169,7 @@ impl Claims {
     pub async fn release(&self) {
         let held = std::mem::take(&mut *self.held.lock().await);
         for claim in held.into_values() {
-            if let Claim::Own(session) = claim {
+            if let Claim::Own(session, _) = claim {
                 session.close().await;
             }
         }
@@ -170,8 +185,8 @@ impl Claims {
         }
     }
 
-    /// Returns whether this connection holds the lock now; false when another connection of this session has it.
-    async fn lock(&self, session: &Session) -> Result<bool, StepError> {
+    /// Returns that this connection holds the lock now, or which claim of this session has it.
+    async fn lock(&self, session: &Session, held: &BTreeMap<String, Claim>) -> Result<Locked, StepError> {
         self.end_leftovers(session, false).await?;
         let until = Instant::now() + LEFTOVERS;
         loop {
@@ -179,11 +194,15 @@ impl Claims {
             let sql = format!("SELECT pg_catalog.pg_try_advisory_lock({LOCK_CLASS}, {WHOLE_SERVER})");
             if first(session, doing, &sql).await?.as_deref() == Some("t") {
                 self.end_leftovers(session, true).await?;
-                return Ok(true);
+                let sql = "SELECT pid, extract(epoch FROM backend_start)::text FROM pg_catalog.pg_stat_activity \
+                           WHERE pid = pg_catalog.pg_backend_pid()";
+                let found = rows(session, doing, sql).await?;
+                let missing = || StepError::new(ErrorKind::Internal, "the server does not list its own process");
+                return Ok(Locked::Here(backend(found.first().ok_or_else(missing)?, 0, 1)));
             }
             let sql = format!(
                 "SELECT coalesce(a.application_name, ''), coalesce(host(a.client_addr), 'the server itself'), \
-                        coalesce(a.backend_start::text, '?'), l.pid \
+                        coalesce(a.backend_start::text, '?'), l.pid, extract(epoch FROM a.backend_start)::text \
                  FROM pg_catalog.pg_locks l LEFT JOIN pg_catalog.pg_stat_activity a USING (pid) \
                  WHERE l.locktype = 'advisory' AND l.granted AND l.classid = {LOCK_CLASS} AND l.objid = {WHOLE_SERVER} \
                    AND l.objsubid = 2 AND l.database = (SELECT oid FROM pg_catalog.pg_database \
@@ -197,7 +216,13 @@ impl Claims {
             };
             let (name, from, since, pid) = (text(row, 0), text(row, 1), text(row, 2), text(row, 3));
             if name.starts_with(&format!("{} ", tag(Purpose::Lock, &self.run, self.session))) {
-                return Ok(false);
+                let holder = backend(row, 3, 4);
+                let owns =
+                    |claim: &Claim| matches!(claim, Claim::Own(own, known) if !own.is_closed() && known.is(&holder));
+                if let Some((owner, _)) = held.iter().find(|(_, claim)| owns(claim)) {
+                    return Ok(Locked::By(owner.clone()));
+                }
+                // A connection that this process has lost already: the server notices soon.
             }
             let own_run = name.starts_with(&format!("{} {}.", Purpose::Lock.word(), self.run));
             if own_run && Instant::now() < until {
@@ -258,6 +283,23 @@ pub fn uses(declared: &[(String, Key, Use)]) -> BTreeMap<&str, Use> {
         }
     }
     uses
+}
+
+/// Who has the lock of a server.
+enum Locked {
+    /// The connection that asked.
+    Here(Backend),
+    /// The claim of this database.
+    By(String),
+}
+
+/// Returns whether this claim holds a lock by a connection that lives.
+fn lives(held: &BTreeMap<String, Claim>, owner: &str) -> bool {
+    matches!(held.get(owner), Some(Claim::Own(own, _)) if !own.is_closed())
+}
+
+fn backend(row: &SimpleQueryRow, pid: usize, started: usize) -> Backend {
+    Backend { pid: text(row, pid).to_owned(), started: row.get(started).map(str::to_owned) }
 }
 
 /// Says that the named database cannot be entered, though the server can: it does not exist, or has no CONNECT for us,

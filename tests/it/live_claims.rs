@@ -71,6 +71,43 @@ fn two_runs_never_change_one_server() {
 }
 
 #[test]
+fn a_lock_that_lives_elsewhere_does_not_stand_for_a_lost_one() {
+    let (mut server, other) = (Cluster::start("18"), Cluster::start("18"));
+    server.psql("postgres", "CREATE TABLE done (what text)");
+    server.psql("postgres", "CREATE DATABASE b");
+    server.psql("b", "CREATE TABLE done (what text)");
+    other.psql("postgres", "CREATE TABLE gate (open bool); INSERT INTO gate VALUES (false)");
+    let (first, second) = (TestEnv::new(), TestEnv::new());
+    let (a, b, c) = (server.url("postgres"), server.url("b"), other.url("postgres"));
+    let wait = "DO $$ BEGIN LOOP EXIT WHEN (SELECT open FROM gate); PERFORM pg_sleep(0.02); END LOOP; END $$";
+    first.write(
+        "one.yaml",
+        &format!(
+            "version: 1\nname: one\ndatabases: {{ a: {{ url: \"{a}\" }}, b: {{ url: \"{b}\" }}, c: {{ url: \"{c}\" }} }}\nsteps:\n\
+             \x20 - {{ id: in_a, sql: {{ database: a, run: \"INSERT INTO done VALUES ('a')\" }} }}\n\
+             \x20 - {{ id: in_b, sql: {{ database: b, run: \"INSERT INTO done VALUES ('b')\" }} }}\n\
+             \x20 - {{ id: in_c, sql: {{ database: c, run: \"{wait}\" }} }}\n\
+             \x20 - {{ id: again, sql: {{ database: b, run: \"INSERT INTO done VALUES ('unlocked')\" }} }}\n"
+        ),
+    );
+    second.write("two.yaml", &plan("two", &a, SLOW));
+    let mut command = first.command(&["apply", "one.yaml"]);
+    let child = command.stderr(std::process::Stdio::piped()).spawn().expect("pgplan starts");
+    until("the run waits on the other server", || busy(&other));
+    server.restart();
+    let mut holder = second.command(&["apply", "two.yaml"]).spawn().expect("pgplan starts");
+    until("the second run works", || busy(&server));
+
+    other.psql("postgres", "UPDATE gate SET open = true");
+    let refused = Outcome::of(&child.wait_with_output().expect("pgplan ends"));
+    assert!(!refused.status.success(), "{}", refused.stderr);
+    assert!(refused.stderr.contains("another run is changing"), "{}", refused.stderr);
+    assert_eq!(server.psql("b", "SELECT string_agg(what, ' ') FROM done"), "b");
+    signal(&holder, Signal::SIGTERM);
+    holder.wait().expect("it ends");
+}
+
+#[test]
 fn what_a_killed_run_left_running_is_ended_and_done_once() {
     let server = Cluster::start("18");
     server.psql(

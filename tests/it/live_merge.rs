@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use crate::{
     cluster::Cluster,
-    env::TestEnv,
+    env::{Outcome, TestEnv},
     live_claims::{plan, signal, until},
 };
 
@@ -269,6 +269,35 @@ fn a_source_that_changed_since_is_noticed_and_a_merge_is_taken_back() {
     // A finished merge can be taken back, too: the mark first. Its receipts are gone; what it put in is known.
     env.pgplan(&["undo", "merge.yaml", "--yes"]).expect(0);
     untouched(&server, "origin");
+}
+
+#[test]
+fn a_merge_is_taken_back_once_when_the_answers_are_lost() {
+    let server = Cluster::start("18");
+    shards(&server, "origin", 20);
+    server.psql("origin", "CREATE SCHEMA side; CREATE TABLE side.undone (n int)");
+    let env = TestEnv::new();
+    // A run that has not ended well keeps its receipts.
+    let plan = merge(&server, "origin", "  - command: { run: [\"false\"] }\n")
+        .replace("undo: DELETE FROM flags", "undo: [DELETE FROM flags, INSERT INTO side.undone VALUES (1)]");
+    env.write("merge.yaml", &plan);
+    let failed = env.pgplan(&["apply", "merge.yaml"]);
+    assert!(!failed.status.success(), "{}", failed.stderr);
+    arrived_from(&server, "origin", SHARDS);
+    let lost = |action: &str| {
+        let mut command = env.command(&["undo", "merge.yaml", "--yes"]);
+        command.env("PGPLAN_FAULT", format!("merge_shards/{action}:after"));
+        let stuck = Outcome::of(&command.output().expect("pgplan starts")).expect(5);
+        assert!(stuck.stderr.contains("lost on purpose"), "{}", stuck.stderr);
+    };
+    lost("undo-prove");
+    assert_eq!(server.psql("origin", "SELECT count(*) FROM flags"), "0");
+    lost("undo-table/audit");
+    assert_eq!(server.psql("origin", "SELECT count(*) FROM audit"), "0");
+    env.pgplan(&["undo", "merge.yaml", "--yes"]).expect(0);
+    untouched(&server, "origin");
+    assert_eq!(server.psql("origin", "SELECT count(*) FROM side.undone"), "1", "complete.undo ran once");
+    assert_eq!(server.psql("origin", "SELECT count(*) FROM pg_namespace WHERE nspname = 'pgplan'"), "0");
 }
 
 /// Shards whose keys meet, with a circle of foreign keys, triggers, a rule and an identity.

@@ -23,6 +23,7 @@ use super::{
 use crate::{
     args::PlanArgs,
     exit::Exit,
+    faults,
     report::{bar::Bar, now::Now},
     ui::{Tone, Ui, paint},
 };
@@ -80,7 +81,7 @@ impl Undo {
         let consent = self.shown.consent(ui, bars.as_ref());
         let settings = session.settings(&old.id, Some(old), platforms, consent.clone());
         let world = match Real::new(Arc::clone(&session.plan), settings, crate::args::environment()).await {
-            Ok(world) => Arc::new(world),
+            Ok(world) => Arc::new(faults::around(world)),
             Err(error) => {
                 ui.error(&error);
                 return Ok(Exit::of_error(error.kind));
@@ -113,7 +114,7 @@ impl Undo {
         listen(&stop, &now, handle, lost)?;
         let hints = ui.hints.clone();
         let command = |verb: &str| self.plan.command(verb, &hints);
-        let told = match run.undo(&world, &stop, "`pgplan undo` was called").await {
+        let told = match Box::pin(run.undo(&world, &stop, "`pgplan undo` was called")).await {
             Ok(ending) => self.shown.tell(ui, &plan, run.state(), &ending, command),
             Err(error) => return Ok(run_failed(ui, &error)),
         };

@@ -2,7 +2,7 @@
 
 use secrecy::ExposeSecret as _;
 
-use super::{Filled, Sessions, receipts_of_tables};
+use super::{Filled, Sessions, exactly_once, receipts_of_tables};
 use crate::{
     action::Output,
     error::{ErrorKind, StepError},
@@ -17,13 +17,15 @@ use crate::{
     receipt,
 };
 
-/// Empties the tables when they hold just as many rows as the merge put in.
+/// Empties the tables when they hold just as many rows as the merge put in; exactly once, as its receipt tells when
+/// pgplan ended before the journal knew.
 ///
 /// # Errors
 /// What the server said; [`ErrorKind::Refused`] when a table holds other rows, too.
 pub async fn empty(op: &EmptyTables, cx: &PerformCx) -> Result<Output, StepError> {
     let sessions = Sessions::open(cx, &op.into, std::iter::empty()).await?;
-    let done = cx.cancellable(&sessions.all(), Box::pin(in_transaction(op, cx, &sessions))).await;
+    let work = exactly_once(cx, &sessions.target, op, || in_transaction(op, cx, &sessions));
+    let done = cx.cancellable(&sessions.all(), Box::pin(work)).await;
     sessions.close().await;
     done
 }
@@ -31,7 +33,6 @@ pub async fn empty(op: &EmptyTables, cx: &PerformCx) -> Result<Output, StepError
 async fn in_transaction(op: &EmptyTables, cx: &PerformCx, sessions: &Sessions) -> Result<Output, StepError> {
     let session = &sessions.target;
     let receipts = receipt::all(session, &cx.run_id, &receipts_of_tables(cx, &op.own)).await?;
-    execute(session, "begin", "BEGIN").await?;
     for sql in &op.first {
         execute(session, "take the mark of completion back", cx.reveal(sql)?.expose_secret()).await?;
     }
@@ -67,7 +68,6 @@ async fn in_transaction(op: &EmptyTables, cx: &PerformCx, sessions: &Sessions) -
         let with = if with.is_empty() { String::new() } else { format!("WITH {with} ") };
         execute(session, "empty the tables", &format!("{with}{}", delete(last))).await?;
     }
-    execute(session, "commit", "COMMIT").await?;
     let mut output = Output::said(format!("{} taken out again", counted(gone, "row")));
     output.rows = Some(gone);
     Ok(output)
