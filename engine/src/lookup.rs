@@ -38,9 +38,14 @@ impl Lookup {
         let info = ConnInfo::parse(text.expose_secret(), &self.environment).map_err(|error| {
             StepError::new(ErrorKind::Plan, format!("the address of database `{name}` cannot be used: {error}"))
         })?;
-        self.vault.put(&format!("databases.{name}.url"), info.to_url());
-        if let Some(password) = info.hosts.first().and_then(|host| info.password_for(host)) {
-            self.vault.put(&format!("databases.{name}.password"), password.clone());
+        let url = format!("databases.{name}.url");
+        match info.hosts.first().and_then(|host| info.password_for(host)) {
+            Some(password) => {
+                self.vault.put(&url, info.to_url());
+                self.vault.put(&format!("databases.{name}.password"), password.clone());
+            }
+            // As messages name the server.
+            None => self.vault.keep(&url, info.to_url()),
         }
         Ok(Known::Now(info))
     }

@@ -27,15 +27,20 @@ pub struct Vault {
 }
 
 impl Vault {
-    /// Returns an empty vault; every value put into it is made known to the redactor first.
+    /// Returns an empty vault; every secret put into it is made known to the redactor first.
     #[must_use]
     pub fn new(redactor: Arc<Redactor>) -> Self {
         Self { values: Mutex::default(), redactor }
     }
 
-    /// Keeps a value.
+    /// Keeps a value, and takes it out of all that is printed and stored.
     pub fn put(&self, name: &str, value: SecretString) {
         self.redactor.add(name, &value);
+        self.keep(name, value);
+    }
+
+    /// Keeps a value that may be shown.
+    pub fn keep(&self, name: &str, value: SecretString) {
         self.values.lock().unwrap_or_else(PoisonError::into_inner).insert(name.to_owned(), value);
     }
 

@@ -185,6 +185,25 @@ fn consent_can_come_from_elsewhere_and_ends_when_the_plan_changes() {
 }
 
 #[test]
+fn consent_that_was_used_ends_when_what_it_was_given_to_changes() {
+    let env = TestEnv::new();
+    let text = "version: 1\nname: p\nsteps:\n  - approve: { message: \"go on?\" }\n  \
+                - { id: first, command: [sh, -c, 'echo first >> log'] }\n  - { id: then, command: [test, -e, go] }\n";
+    env.write("p.yaml", text);
+    env.pgplan(&["apply", "p.yaml", "--yes"]).expect(1);
+    // What it was given to is still the same.
+    env.pgplan(&["apply", "p.yaml"]).expect(1);
+    env.write("p.yaml", &text.replace("test, -e, go", "touch, gone"));
+    let asks = env.pgplan(&["apply", "p.yaml"]).expect(5).stderr;
+    assert!(asks.contains("a step after it has changed since it was given"), "{asks}");
+    assert!(!env.work().join("gone").exists());
+    env.pgplan(&["approve", "p", "approve"]).expect(0);
+    env.pgplan(&["apply", "p.yaml"]).expect(0);
+    assert!(env.work().join("gone").exists());
+    assert_eq!(env.read("log"), "first\n");
+}
+
+#[test]
 fn a_run_that_is_given_up_stays_as_it_is() {
     let env = TestEnv::new();
     env.write("p.yaml", TWO);
