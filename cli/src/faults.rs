@@ -33,7 +33,7 @@ mod faulty {
         error::{ErrorKind, StepError},
         op::Op,
         plan::Step,
-        run::{ActionCx, Opened, Receipted, World},
+        run::{ActionCx, LookCx, Opened, Receipted, World},
         world::Real,
     };
 
@@ -66,8 +66,8 @@ mod faulty {
     }
 
     impl World for Faulty {
-        async fn open(&self, step: &Step, outputs: Arc<BTreeMap<String, Outputs>>) -> Result<Opened, StepError> {
-            self.world.open(step, outputs).await
+        async fn open(&self, step: &Step, cx: LookCx) -> Result<Opened, StepError> {
+            self.world.open(step, cx).await
         }
 
         async fn perform(&self, step: &Step, action: &Action, cx: ActionCx) -> Result<Output, StepError> {
@@ -89,8 +89,8 @@ mod faulty {
             }
         }
 
-        async fn ensure(&self, step: &Step, outputs: Arc<BTreeMap<String, Outputs>>) -> Result<(), StepError> {
-            self.world.ensure(step, outputs).await
+        async fn ensure(&self, step: &Step, cx: LookCx) -> Result<(), StepError> {
+            self.world.ensure(step, cx).await
         }
 
         fn own_undo(

@@ -1,33 +1,34 @@
-//! One attempt at an action: its time limit, and the wait before the next attempt.
+//! One attempt at an action or a look: its time limit, and the wait before the next attempt.
 
-use std::time::Duration;
+use std::{future::Future, time::Duration};
+
+use tokio_util::sync::CancellationToken;
 
 use crate::{
-    action::{Action, Output},
     error::{ErrorKind, StepError},
-    plan::{Retry, Step},
-    run::{ActionCx, World},
+    plan::Retry,
 };
 
-/// Does an action within its time; when the time is over the action is cancelled and awaited.
-pub(crate) async fn bounded<W: World>(
-    world: &W,
-    step: &Step,
-    action: &Action,
-    cx: ActionCx,
-) -> Result<Output, StepError> {
-    let cancel = cx.cancel.clone();
-    let Some(limit) = step.timeout else { return world.perform(step, action, cx).await };
-    let work = world.perform(step, action, cx);
+/// Does `what` within its time; when the time is over it is cancelled and awaited.
+///
+/// # Errors
+/// Those of the work; [`ErrorKind::Timeout`] when the time was over.
+pub(crate) async fn bounded<T>(
+    limit: Option<Duration>,
+    what: &str,
+    cancel: &CancellationToken,
+    work: impl Future<Output = Result<T, StepError>>,
+) -> Result<T, StepError> {
+    let Some(limit) = limit else { return work.await };
     tokio::pin!(work);
     tokio::select! {
         result = &mut work => return result,
         () = tokio::time::sleep(limit) => cancel.cancel(),
     }
     match work.await {
-        Ok(output) => Ok(output),
+        Ok(done) => Ok(done),
         Err(error) => {
-            let message = format!("`{}` took longer than its timeout of {}", action.title, span(limit));
+            let message = format!("{what} took longer than its timeout of {}", span(limit));
             let late = StepError::new(ErrorKind::Timeout, message);
             Err(if error.kind == ErrorKind::Interrupted { late } else { late.detail(error.message) })
         }

@@ -11,7 +11,7 @@ use crate::{
     facts::ServerFacts,
     plan::{Downtime, Plan, RunOn},
     preflight::report::Report,
-    run::{Opened, World},
+    run::{LookCx, Opened, World},
     world::Real,
 };
 
@@ -105,10 +105,9 @@ impl From<&ServerFacts> for Server {
 
 /// Looks at everything the plan is about and lists what it would do; changes nothing.
 pub async fn preview(plan: &Arc<Plan>, world: &Real) -> Preview {
-    let nothing_done = Arc::new(BTreeMap::new());
     let mut steps = Vec::with_capacity(plan.steps.len());
     for step in &plan.steps {
-        let outcome = match world.open(step, Arc::clone(&nothing_done)).await {
+        let outcome = match world.open(step, LookCx::default()).await {
             // The preview names the servers once for all steps.
             Ok(Opened::Actions(graph)) => StepOutcome::Would(ActionGraph { servers: BTreeMap::new(), ..graph }),
             Ok(Opened::Skipped(reason)) => StepOutcome::Skipped(reason),
@@ -148,7 +147,7 @@ pub async fn preflights(plan: &Arc<Plan>, world: &Real) -> Result<Vec<(Option<St
     let mut any = false;
     for step in plan.steps.iter().filter(|step| step.kind == "preflight") {
         any = true;
-        let opened = world.open(step, Arc::new(BTreeMap::new())).await;
+        let opened = world.open(step, LookCx::default()).await;
         let reports = world.reports_of(&step.id);
         match opened {
             // It fails because of what it found, which is in its report.

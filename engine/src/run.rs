@@ -79,6 +79,15 @@ pub struct ActionCx {
     pub words: Words,
 }
 
+/// What a worker knows that looks at something for a step.
+#[derive(Debug, Clone, Default)]
+pub struct LookCx {
+    /// Outputs of the steps that are finished.
+    pub outputs: Arc<BTreeMap<String, Outputs>>,
+    /// Cancelled when the run stops or the time is over.
+    pub cancel: CancellationToken,
+}
+
 /// The way of a worker's words to the loop.
 #[derive(Debug, Clone)]
 pub struct Words {
@@ -103,11 +112,7 @@ impl Words {
 /// Everything outside of the loop: the servers, programs and files. One real implementation, one scripted for tests.
 pub trait World: Send + Sync + 'static {
     /// Evaluates `if` and `done_if`, surveys the step and lists its actions.
-    fn open(
-        &self,
-        step: &Step,
-        outputs: Arc<BTreeMap<String, Outputs>>,
-    ) -> impl Future<Output = Result<Opened, StepError>> + Send;
+    fn open(&self, step: &Step, cx: LookCx) -> impl Future<Output = Result<Opened, StepError>> + Send;
 
     /// Does an action of the step.
     fn perform(
@@ -118,11 +123,7 @@ pub trait World: Send + Sync + 'static {
     ) -> impl Future<Output = Result<Output, StepError>> + Send;
 
     /// Checks what must hold when all actions of a step are finished.
-    fn ensure(
-        &self,
-        step: &Step,
-        outputs: Arc<BTreeMap<String, Outputs>>,
-    ) -> impl Future<Output = Result<(), StepError>> + Send;
+    fn ensure(&self, step: &Step, cx: LookCx) -> impl Future<Output = Result<(), StepError>> + Send;
 
     /// Returns what a step's own `undo` says; `None` when it has none, `Some(None)` when it says that nothing is to be
     /// done.

@@ -60,7 +60,7 @@ impl Scripted {
 }
 
 impl World for Scripted {
-    async fn open(&self, step: &Step, _: Arc<BTreeMap<String, Outputs>>) -> Result<Opened, StepError> {
+    async fn open(&self, step: &Step, _: LookCx) -> Result<Opened, StepError> {
         let effect = self.effects.get(&step.id).copied().unwrap_or(Effect::Restart);
         let items = if step.for_each.is_some() { vec!["a/", "b/", "c/", "d/"] } else { vec![""] };
         let mut actions = Vec::new();
@@ -114,7 +114,7 @@ impl World for Scripted {
         result
     }
 
-    async fn ensure(&self, _: &Step, _: Arc<BTreeMap<String, Outputs>>) -> Result<(), StepError> {
+    async fn ensure(&self, _: &Step, _: LookCx) -> Result<(), StepError> {
         Ok(())
     }
 

@@ -55,8 +55,8 @@ pub enum Next {
 /// What this session is busy with, beyond what the journal knows.
 #[derive(Debug, Clone, Default)]
 pub struct Busy {
-    /// Steps being opened.
-    pub opening: BTreeSet<String>,
+    /// Steps being opened, and those whose `ensures` is being looked at.
+    pub looking: BTreeSet<String>,
     /// Actions being done, as step and action.
     pub running: BTreeSet<(String, String)>,
     /// Steps that must not start (beyond `--until`).
@@ -136,7 +136,7 @@ fn cut_off<'a>(plan: &'a Plan, state: &RunState) -> BTreeMap<&'a str, &'a str> {
 
 /// Decides about a step that has not been opened; `cut_off` = the step whose failure keeps it from being.
 fn open(step: &Step, state: &RunState, cut_off: Option<&str>, busy: &Busy, moves: &mut Vec<Next>) {
-    if busy.opening.contains(&step.id) || busy.held_back.contains(&step.id) || busy.stopping {
+    if busy.looking.contains(&step.id) || busy.held_back.contains(&step.id) || busy.stopping {
         return;
     }
     let unmet = step.needs.iter().map(String::as_str).find(|need| !state.status(need).satisfies()).or(cut_off);
@@ -150,6 +150,10 @@ fn open(step: &Step, state: &RunState, cut_off: Option<&str>, busy: &Busy, moves
 
 /// Decides about a step whose actions are known.
 fn act(step: &Step, state: &StepState, run: &str, busy: &Busy, free: &mut usize, moves: &mut Vec<Next>) {
+    if busy.looking.contains(&step.id) {
+        // Its `ensures` is being looked at: until that holds, it is not over.
+        return;
+    }
     let by_id: BTreeMap<&str, &ActionState> =
         state.actions.iter().map(|action| (action.action.id.as_str(), action)).collect();
     let running = |action: &ActionState| busy.running.contains(&(step.id.clone(), action.action.id.clone()));

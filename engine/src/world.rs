@@ -37,14 +37,14 @@ use crate::{
         Exec, Op, Probe,
         data::{RunSql, SqlExpect, SqlSource},
     },
-    perform::{self, PerformCx, Progress, Report, hide, idle::Idle, tunnel::Held},
+    perform::{self, PerformCx, Progress, Report, hide, idle::Idle, session::unless_stopped, tunnel::Held},
     plan::{Plan, Step},
     platforms::{self, Platforms},
-    postgres::{ConnInfo, Environment, connect::connect_read_only},
+    postgres::{ConnInfo, Environment, connect::connect_read_only, dropped_sessions_end},
     preflight,
     preview::Server,
     redact::Redactor,
-    run::{ActionCx, Opened, Receipted, Word, World},
+    run::{ActionCx, LookCx, Opened, Receipted, Word, World},
     secret::Text,
     template::{self, Known, Scope},
     tool::{Clients, Places, version_name},
@@ -243,12 +243,7 @@ impl Real {
     }
 
     /// Lists the actions of one body: the step's own, or that of one item of its `for_each`.
-    async fn expand(
-        &self,
-        step: &Step,
-        names: &Lookup,
-        outputs: &BTreeMap<String, Outputs>,
-    ) -> Result<ActionGraph, StepError> {
+    async fn expand(&self, step: &Step, names: &Lookup, look: &LookCx) -> Result<ActionGraph, StepError> {
         let body = template::render(&step.body, &names.scope).map_err(|problems| plan_error(&problems))?;
         let entry = kinds::find(step.kind)
             .ok_or_else(|| StepError::new(ErrorKind::Internal, format!("there is no kind `{}`", step.kind)))?;
@@ -258,12 +253,12 @@ impl Real {
             run_dir: &self.settings.run_dir,
             plan_dir: &self.plan.folder,
             inputs: &step.inputs,
-            outputs,
+            outputs: &look.outputs,
             dry_run: self.settings.dry_run,
             clients: &self.clients,
             platforms: &self.platforms,
         };
-        let looking = self.perform_cx(step, "look", 0, names, CancellationToken::new(), Progress::silent())?;
+        let looking = self.perform_cx(step, "look", 0, names, look.cancel.clone(), Progress::silent())?;
         let facts = self.look(&kind.looks(&cx)?, names, &looking).await?;
         let servers = facts.servers.iter().map(|(name, server)| (name.clone(), seen(server))).collect();
         match kind.actions(&facts, &cx) {
@@ -282,13 +277,13 @@ impl Real {
         step: &Step,
         items: &Node,
         names: &Lookup,
-        outputs: &BTreeMap<String, Outputs>,
+        look: &LookCx,
     ) -> Result<ActionGraph, StepError> {
         let rendered = template::render(items, &names.scope).map_err(|problems| plan_error(&problems))?;
         let mut whole = ActionGraph::default();
         for (index, (key, value)) in items_of(&rendered)?.into_iter().enumerate() {
             let scope = names.scope.clone().with_each(&key, &value, index);
-            let graph = self.expand(step, &Lookup { scope, ..names.clone() }, outputs).await?;
+            let graph = self.expand(step, &Lookup { scope, ..names.clone() }, look).await?;
             let item = item_id(&key);
             for mut action in graph.actions {
                 action.id = format!("{item}/{}", action.id);
@@ -304,7 +299,13 @@ impl Real {
     }
 
     /// Evaluates a check of the plan: an expression, a program, a query.
-    async fn holds(&self, step: &Step, node: &Node, names: &Lookup) -> Result<bool, StepError> {
+    async fn holds(
+        &self,
+        step: &Step,
+        node: &Node,
+        names: &Lookup,
+        cancel: &CancellationToken,
+    ) -> Result<bool, StepError> {
         if matches!(node.value, NodeValue::Str(_) | NodeValue::Bool(_)) {
             return match template::eval_bool(node, &names.scope).map_err(|problems| plan_error(&problems))? {
                 Known::Now(answer) => Ok(answer),
@@ -316,7 +317,7 @@ impl Real {
         }
         let rendered = template::render(node, &names.scope).map_err(|problems| plan_error(&problems))?;
         let question: Question = crate::yaml::decode(&rendered).map_err(|problems| plan_error(&problems))?;
-        let cx = self.perform_cx(step, "check", 0, names, CancellationToken::new(), Progress::silent())?;
+        let cx = self.perform_cx(step, "check", 0, names, cancel.clone(), Progress::silent())?;
         match question {
             Question::Run { run, stdout } => {
                 let exec = Exec { argv: run, ..Exec::default() };
@@ -325,7 +326,9 @@ impl Real {
                 let probe = Probe { exec, stdout, ..Probe::default() };
                 Ok(perform::exec::probe(&probe, &cx).await?.is_some())
             }
-            Question::Sql { sql, database } => query_says_yes(&database, &sql, &cx).await,
+            Question::Sql { sql, database } => {
+                unless_stopped(cancel, Box::pin(query_says_yes(&database, &sql, &cx))).await
+            }
             Question::Expression(_) => {
                 Err(StepError::new(ErrorKind::Internal, "an expression was taken for another question"))
             }
@@ -334,8 +337,8 @@ impl Real {
 }
 
 impl World for Real {
-    async fn open(&self, step: &Step, outputs: Arc<BTreeMap<String, Outputs>>) -> Result<Opened, StepError> {
-        match self.open_raw(step, outputs).await {
+    async fn open(&self, step: &Step, cx: LookCx) -> Result<Opened, StepError> {
+        match self.open_raw(step, &cx).await {
             Ok(Opened::Actions(mut graph)) => {
                 let hide = |text: &String| self.redactor.redact(text).into_owned();
                 graph.warnings = graph.warnings.iter().map(hide).collect();
@@ -353,8 +356,8 @@ impl World for Real {
         }
     }
 
-    async fn ensure(&self, step: &Step, outputs: Arc<BTreeMap<String, Outputs>>) -> Result<(), StepError> {
-        self.ensure_raw(step, outputs).await.map_err(|error| hide::error(error, &self.redactor))
+    async fn ensure(&self, step: &Step, cx: LookCx) -> Result<(), StepError> {
+        self.ensure_raw(step, &cx).await.map_err(|error| hide::error(error, &self.redactor))
     }
 
     fn own_undo(&self, step: &Step, outputs: Arc<BTreeMap<String, Outputs>>) -> Result<Option<Option<Op>>, StepError> {
@@ -386,16 +389,17 @@ impl World for Real {
     async fn close(&self) -> Vec<String> {
         self.idle.close(|_| true).await;
         self.claims.release().await;
+        dropped_sessions_end().await;
         self.held.close_all().await.err().map(|error| error.message).into_iter().collect()
     }
 }
 
 impl Real {
     /// Opens a step; errors and warnings may still hold secrets.
-    async fn open_raw(&self, step: &Step, outputs: Arc<BTreeMap<String, Outputs>>) -> Result<Opened, StepError> {
+    async fn open_raw(&self, step: &Step, cx: &LookCx) -> Result<Opened, StepError> {
         // What the steps before it have left open would be in the way of CREATE DATABASE and the like.
         self.idle.close(|earlier| self.plan.is_ancestor(earlier, &step.id)).await;
-        let names = self.names(&outputs);
+        let names = self.names(&cx.outputs);
         let mut warnings = Vec::new();
         if let Some(condition) = &step.condition {
             match template::eval_bool(condition, &names.scope).map_err(|problems| plan_error(&problems))? {
@@ -407,14 +411,14 @@ impl Real {
         if let Some(check) = &step.done_if {
             if self.settings.dry_run {
                 warnings.push("it is skipped when its `done_if` says that it is done".to_owned());
-            } else if self.holds(step, check, &names).await? {
+            } else if self.holds(step, check, &names, &cx.cancel).await? {
                 return Ok(Opened::Skipped("its `done_if` says that it is done".to_owned()));
             }
         }
-        self.claim(step, &names).await?;
+        unless_stopped(&cx.cancel, Box::pin(self.claim(step, &names))).await?;
         let mut graph = match &step.for_each {
-            Some(each) => self.expand_each(step, &each.items, &names, &outputs).await?,
-            None => self.expand(step, &names, &outputs).await?,
+            Some(each) => self.expand_each(step, &each.items, &names, cx).await?,
+            None => self.expand(step, &names, cx).await?,
         };
         warnings.append(&mut graph.warnings);
         graph.warnings = warnings;
@@ -424,7 +428,7 @@ impl Real {
     /// Does an action; what it gives and says may still hold secrets.
     async fn perform_raw(&self, step: &Step, action: &Action, cx: ActionCx) -> Result<Output, StepError> {
         let names = with_item(step, action, self.names(&cx.outputs))?;
-        self.claim(step, &names).await?;
+        unless_stopped(&cx.cancel, Box::pin(self.claim(step, &names))).await?;
         let (progress, mut reports) = Progress::channel();
         let perform = self.perform_cx(step, &action.id, cx.generation, &names, cx.cancel.clone(), progress)?;
         let words = cx.words.clone();
@@ -452,9 +456,9 @@ impl Real {
     }
 
     /// Checks a step's `ensures`; the error may still hold secrets.
-    async fn ensure_raw(&self, step: &Step, outputs: Arc<BTreeMap<String, Outputs>>) -> Result<(), StepError> {
+    async fn ensure_raw(&self, step: &Step, cx: &LookCx) -> Result<(), StepError> {
         let Some(check) = &step.ensures else { return Ok(()) };
-        if self.holds(step, check, &self.names(&outputs)).await? {
+        if self.holds(step, check, &self.names(&cx.outputs), &cx.cancel).await? {
             return Ok(());
         }
         let message = format!("step `{}` was done, but its `ensures` does not hold", step.id);

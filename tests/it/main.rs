@@ -23,6 +23,7 @@ mod live_decoder;
 mod live_failures;
 mod live_fence;
 mod live_fence_others;
+mod live_looks;
 mod live_lost;
 mod live_merge;
 mod live_merge_databases;

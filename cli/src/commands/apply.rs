@@ -7,12 +7,14 @@ use std::{
 
 use clap::Args;
 use pgplan_engine::{
+    error::StepError,
     event::{EventKind, Outcome},
     journal::sqlite::next_event,
     plan::{OnFailure, Plan, Step},
+    postgres::dropped_sessions_end,
     run::{Direction, Ending, Run, RunError, Stop, Wishes, World as _},
     state::{RunState, StepStatus},
-    world::{Consent, Real},
+    world::{Consent, Real, Settings},
 };
 
 use super::{
@@ -131,39 +133,30 @@ impl Apply {
         let mut settings = session.settings(&id, resumed.as_ref(), platforms, consent.clone());
         settings.watch = self.shown.watch(bars.as_ref());
         let mut wishes = Wishes { until: self.until.clone(), run_dir: settings.run_dir.clone(), budget: None };
-        let world = match Real::new(Arc::clone(&session.plan), settings, crate::args::environment()).await {
-            Ok(world) => world,
-            Err(error) => {
-                ui.error(&error);
-                return Ok(Exit::of_error(error.kind));
+        let (now, handle) = (Now::default(), bars.as_ref().map(Bar::handle));
+        let stop = Stop::default();
+        listen(&stop, &now, handle, session.journal.lost())?;
+        let saved = saved.filter(|_| resumed.is_none());
+        let prepared = tokio::select! {
+            prepared = Box::pin(prepare(ui, &session.plan, settings, saved)) => prepared,
+            () = stop.politely.cancelled() => {
+                dropped_sessions_end().await;
+                let again = self.plan.command("apply", &ui.hints);
+                ui.say(format!("{} before anything was begun; begin with: {again}", paint("interrupted", Tone::Warn)));
+                Err(Exit::Interrupted)
             }
         };
-        if let Err(error) = world.expect_now().await {
-            ui.error(&error);
-            if resumed.is_none() {
-                // Nothing is in it yet.
-                fs::remove_dir(&wishes.run_dir)?;
-            }
-            return Ok(Exit::of_error(error.kind));
-        }
-        if let Some(saved) = saved.filter(|_| resumed.is_none()) {
-            // Held from here on, so that no other run moves a server between the look and the first step.
-            let held = world.claim_at_start().await;
-            let refused = match held {
-                Ok(()) => saved.refuse_servers(ui, &session.plan, &world).await,
-                Err(error) => {
-                    ui.error(&error);
-                    Some(Exit::of_error(error.kind))
+        let world = match prepared {
+            Ok(world) => world,
+            Err(exit) => {
+                if resumed.is_none() && wishes.run_dir.exists() {
+                    // Nothing is in it yet.
+                    fs::remove_dir(&wishes.run_dir)?;
                 }
-            };
-            if let Some(exit) = refused {
-                for warning in world.close().await {
-                    ui.say(format!("{} {warning}", paint("warning:", Tone::Warn)));
-                }
-                // Nothing is in it yet.
-                fs::remove_dir(&wishes.run_dir)?;
                 return Ok(exit);
             }
+        };
+        if let Some(saved) = saved {
             saved.keep(&wishes.run_dir)?;
         }
         if let Some(old) = given_up {
@@ -178,17 +171,21 @@ impl Apply {
             let measured = Measured::read(ui, &session.plan, &session.state.runs, Some(&session.state.location));
             // What an earlier session has seen is the data as it was before the run has changed it.
             let seen = |name: &str| resumed.as_ref().is_some_and(|old| old.servers.contains_key(name));
-            let sizes =
-                if measured.is_rehearsed() { world.sizes_now(|name| !seen(name)).await } else { BTreeMap::new() };
+            let sizes = match measured.is_rehearsed() {
+                true => tokio::select! {
+                    sizes = world.sizes_now(|name| !seen(name)) => sizes,
+                    // The run ends before anything needs them.
+                    () = stop.politely.cancelled() => BTreeMap::new(),
+                },
+                false => BTreeMap::new(),
+            };
             wishes.budget = Some(measured.budget(limit, sizes));
         }
         let programs = world.programs();
         let world = Arc::new(faults::around(world));
-        let (now, handle) = (Now::default(), bars.as_ref().map(Bar::handle));
         let reporters = self.shown.reporters(ui, bars, &now)?;
         let (plan, me) = (Arc::clone(&session.plan), session.me.clone());
         let forward = Direction::Forward { most_cuts: faults::most_cuts(), rerun: self.rerun.clone() };
-        let lost = session.journal.lost();
         let mut run = match match &resumed {
             Some(_) => Run::resume(&plan, &mut session.journal, &id, me, forward, reporters),
             None => Run::begin(&plan, &mut session.journal, &id, me, reporters),
@@ -199,8 +196,6 @@ impl Apply {
         if let Err(error) = run.found_programs(programs) {
             return Ok(run_failed(ui, &error));
         }
-        let stop = Stop::default();
-        listen(&stop, &now, handle, lost)?;
         let hints = ui.hints.clone();
         let command = |verb: &str| self.plan.command(verb, &hints);
         let told = match Box::pin(self.drive(&mut run, &world, &wishes, &stop, &consent)).await {
@@ -274,6 +269,33 @@ impl Apply {
         );
         Some(Exit::Refused)
     }
+}
+
+/// Looks whether a run can begin or go on: secrets, programs, what the plan expects of its servers and, for a `saved` plan
+/// that is begun, that the servers are as they were. What is wrong has been told.
+async fn prepare(ui: &mut Ui, plan: &Arc<Plan>, settings: Settings, saved: Option<&Given>) -> Result<Real, Exit> {
+    let failed = |ui: &mut Ui, error: StepError| {
+        ui.error(&error);
+        Exit::of_error(error.kind)
+    };
+    let world = match Real::new(Arc::clone(plan), settings, crate::args::environment()).await {
+        Ok(world) => world,
+        Err(error) => return Err(failed(ui, error)),
+    };
+    if let Err(error) = world.expect_now().await {
+        return Err(failed(ui, error));
+    }
+    let Some(saved) = saved else { return Ok(world) };
+    // Held from here on, so that no other run moves a server between the look and the first step.
+    let refused = match world.claim_at_start().await {
+        Ok(()) => saved.refuse_servers(ui, plan, &world).await,
+        Err(error) => Some(failed(ui, error)),
+    };
+    let Some(exit) = refused else { return Ok(world) };
+    for warning in world.close().await {
+        ui.say(format!("{} {warning}", paint("warning:", Tone::Warn)));
+    }
+    Err(exit)
 }
 
 /// Returns whether a step is another one or comes after it.

@@ -39,7 +39,7 @@ mod remember;
 pub mod restore;
 pub mod run_sql;
 pub mod schema_trial;
-mod session;
+pub(crate) mod session;
 mod text;
 pub mod tunnel;
 pub mod vacuum;

@@ -4,7 +4,7 @@ use futures_util::future::join_all;
 use jiff::{Timestamp, tz::TimeZone};
 use tokio_postgres::SimpleQueryRow;
 
-use super::{PerformCx, compare::write_json};
+use super::{PerformCx, compare::write_json, session::unless_stopped};
 use crate::{
     action::Output,
     error::{ErrorKind, StepError},
@@ -40,7 +40,7 @@ const PREPARE: &str = "SET search_path = pg_catalog; SET standard_conforming_str
 /// # Errors
 /// [`ErrorKind::Verification`] when a blocker is not waived or a waiver does not hold; what the servers said.
 pub async fn preflight(op: &Preflight, cx: &PerformCx) -> Result<Output, StepError> {
-    let report = cx.cancellable(&[], judged(op, cx)).await?;
+    let report = unless_stopped(&cx.cancel, Box::pin(judged(op, cx))).await?;
     let path = cx.run_dir.join(&cx.step).join("preflight.json");
     write_json(&path, &report)?;
     if let Some(failure) = report.failure() {

@@ -113,6 +113,22 @@ async fn cancellable<T>(
     }
 }
 
+/// Looks at something unless the run is told to stop: then the look is given up, and what it asks a server is cancelled
+/// as its session is dropped. Only for work that changes nothing.
+///
+/// # Errors
+/// Those of the look; [`ErrorKind::Interrupted`] when it was given up.
+pub(crate) async fn unless_stopped<T>(
+    cancel: &CancellationToken,
+    look: impl Future<Output = Result<T, StepError>>,
+) -> Result<T, StepError> {
+    tokio::select! {
+        biased;
+        found = look => found,
+        () = cancel.cancelled() => Err(StepError::new(ErrorKind::Interrupted, "stopped while it was looking")),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::{LONGEST_NAME, Purpose};

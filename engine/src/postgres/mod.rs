@@ -26,4 +26,4 @@ pub use conninfo::ConnInfo;
 pub use environment::Environment;
 pub use parameters::{ConnInfoError, Origin, Parameters, Problem};
 pub use pgpass::PassFile;
-pub use session::{Canceller, Notice, Session};
+pub use session::{Canceller, Notice, Session, dropped_sessions_end};

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::future::poll_fn;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::runtime::Handle;
@@ -11,6 +11,7 @@ use tokio::time::timeout;
 use tokio_postgres::error::DbError;
 use tokio_postgres::{AsyncMessage, CancelToken, Client, Connection, Socket};
 use tokio_postgres_rustls::MakeRustlsConnect;
+use tokio_util::task::TaskTracker;
 
 use super::sqlstate::{chain, server_error};
 use crate::error::{ErrorKind, StepError};
@@ -23,6 +24,9 @@ const FAREWELL: Duration = Duration::from_secs(2);
 
 /// How long a cancel request may take.
 const CANCEL_LIMIT: Duration = Duration::from_secs(10);
+
+/// The sessions that were dropped and have not ended yet.
+static DROPPED: LazyLock<TaskTracker> = LazyLock::new(TaskTracker::new);
 
 type Stream = <MakeRustlsConnect as tokio_postgres::tls::MakeTlsConnect<Socket>>::Stream;
 
@@ -54,8 +58,8 @@ struct Aside {
 
 /// A session with a server.
 ///
-/// Dropping it says farewell to the server in the background; [`Session::close`] waits for that. A statement that
-/// runs at that time is not stopped by either: use [`Session::cancel`] first.
+/// [`Session::close`] says farewell to the server and waits for that. Dropping it, as whoever gives up a look does,
+/// cancels the statement that may run before, all in the background; [`dropped_sessions_end`] waits for that.
 #[derive(Debug)]
 pub struct Session {
     client: Client,
@@ -101,11 +105,14 @@ impl Canceller {
 
 /// The task that drives the socket; ends by itself when the client is gone.
 #[derive(Debug)]
-struct Driver(Option<JoinHandle<()>>);
+struct Driver {
+    task: Option<JoinHandle<()>>,
+    canceller: Canceller,
+}
 
 impl Driver {
     async fn finish(mut self) {
-        if let Some(task) = self.0.take() {
+        if let Some(task) = self.task.take() {
             end(task).await;
         }
     }
@@ -113,14 +120,31 @@ impl Driver {
 
 impl Drop for Driver {
     fn drop(&mut self) {
-        let Some(task) = self.0.take().filter(|task| !task.is_finished()) else {
+        let Some(task) = self.task.take().filter(|task| !task.is_finished()) else {
             return;
         };
+        let (canceller, abort) = (self.canceller.clone(), task.abort_handle());
+        let farewell = async move {
+            if let Err(error) = canceller.cancel().await {
+                tracing::debug!("{error}");
+            }
+            end(task).await;
+        };
         match Handle::try_current() {
-            Ok(runtime) => drop(runtime.spawn(end(task))),
-            Err(_) => task.abort(),
+            Ok(runtime) => drop(DROPPED.spawn_on(farewell, &runtime)),
+            Err(_) => abort.abort(),
         }
     }
+}
+
+/// Waits until the servers have ended the statements of all sessions that were dropped, for as long as a farewell may
+/// take.
+pub async fn dropped_sessions_end() {
+    DROPPED.close();
+    if timeout(FAREWELL, DROPPED.wait()).await.is_err() {
+        tracing::debug!("a server does not hear that its session is over");
+    }
+    DROPPED.reopen();
 }
 
 async fn end(mut task: JoinHandle<()>) {
@@ -142,7 +166,7 @@ impl Session {
         let canceller = Canceller { token: client.cancel_token(), tls, label: label.clone() };
         Self {
             client,
-            driver: Driver(Some(task)),
+            driver: Driver { task: Some(task), canceller: canceller.clone() },
             aside,
             canceller,
             label,

@@ -31,7 +31,7 @@ use crate::{
     error::StepError,
     op::{CreateCluster, Op},
     plan::{Plan, SecretSource, Step},
-    run::{ActionCx, Opened, Receipted, World},
+    run::{ActionCx, LookCx, Opened, Receipted, World},
     timing::TimedServer,
     world::{Consent, Real, Settings},
     yaml::Node,
@@ -174,11 +174,11 @@ pub struct Rehearsal {
 }
 
 impl World for Rehearsal {
-    async fn open(&self, step: &Step, outputs: Arc<BTreeMap<String, Outputs>>) -> Result<Opened, StepError> {
+    async fn open(&self, step: &Step, cx: LookCx) -> Result<Opened, StepError> {
         if !is_simulated(step) {
-            return self.real.open(step, outputs).await;
+            return self.real.open(step, cx).await;
         }
-        let opened = self.looking.open(step, simulate::known(&outputs)).await?;
+        let opened = self.looking.open(step, LookCx { outputs: simulate::known(&cx.outputs), ..cx }).await?;
         Ok(match opened {
             Opened::Actions(graph) => Opened::Actions(simulate::graph(step, graph)),
             skipped @ Opened::Skipped(_) => skipped,
@@ -202,9 +202,9 @@ impl World for Rehearsal {
         }
     }
 
-    async fn ensure(&self, step: &Step, outputs: Arc<BTreeMap<String, Outputs>>) -> Result<(), StepError> {
+    async fn ensure(&self, step: &Step, cx: LookCx) -> Result<(), StepError> {
         // What was not done cannot hold.
-        if is_simulated(step) { Ok(()) } else { self.real.ensure(step, outputs).await }
+        if is_simulated(step) { Ok(()) } else { self.real.ensure(step, cx).await }
     }
 
     fn own_undo(&self, step: &Step, outputs: Arc<BTreeMap<String, Outputs>>) -> Result<Option<Option<Op>>, StepError> {

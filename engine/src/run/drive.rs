@@ -13,7 +13,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{ActionCx, Ending, Message, Opened, Receipted, Run, RunError, Stop, Wishes, Word, Words, World};
+use super::{ActionCx, Ending, LookCx, Message, Opened, Receipted, Run, RunError, Stop, Wishes, Word, Words, World};
 use crate::{
     action::{Effect, Output, OutputValue},
     attempt::{bounded, wait_before_retry},
@@ -83,18 +83,17 @@ impl Run<'_> {
         inbox: &mut UnboundedReceiver<Message>,
         workers: &mut JoinSet<()>,
     ) -> Result<Ending, RunError> {
-        let mut ensuring = 0_usize;
         let mut retries = 0_usize;
         loop {
             self.busy.stopping = stop.is_cancelled();
             let mut moved = false;
             for next in schedule::next(self.plan, &self.state, &self.busy) {
-                moved |= self.make(next, world, stop, sender, workers, &mut ensuring)?;
+                moved |= self.make(next, world, stop, sender, workers)?;
             }
             if moved {
                 continue;
             }
-            let idle = self.busy.opening.is_empty() && self.busy.running.is_empty() && ensuring == 0;
+            let idle = self.busy.looking.is_empty() && self.busy.running.is_empty();
             if idle && (retries == 0 || self.busy.stopping) {
                 return Ok(self.ending());
             }
@@ -108,11 +107,10 @@ impl Run<'_> {
                 batch.push(more);
             }
             let mut events = Vec::new();
+            self.busy.stopping = stop.is_cancelled();
             for message in batch {
-                match &message {
-                    Message::Ensured { .. } => ensuring -= 1,
-                    Message::RetryDue { .. } => retries -= 1,
-                    Message::Opened { .. } | Message::Done { .. } | Message::Said { .. } => {}
+                if matches!(message, Message::RetryDue { .. }) {
+                    retries -= 1;
                 }
                 let waits = self.hear(message, &mut events);
                 if let Some((step, action, delay)) = waits {
@@ -136,7 +134,6 @@ impl Run<'_> {
         stop: &CancellationToken,
         sender: &UnboundedSender<Message>,
         workers: &mut JoinSet<()>,
-        ensuring: &mut usize,
     ) -> Result<bool, RunError> {
         match next {
             Next::Skip { step, reason } => self.record(vec![EventKind::StepSkipped { step, reason }])?,
@@ -152,18 +149,19 @@ impl Run<'_> {
                 self.record(events)?;
             }
             Next::Finish { step } => {
-                let checked = self.ensured.contains(&step);
                 let Some(definition) = self.plan.step(&step) else { return Ok(false) };
-                if definition.ensures.is_none() || checked {
+                if definition.ensures.is_none() || self.ensured.contains(&step) {
                     self.finish(definition)?;
+                } else if self.busy.stopping {
+                    return Ok(false);
                 } else {
-                    self.ensured.insert(step.clone());
-                    self.busy.opening.insert(step.clone());
-                    *ensuring += 1;
+                    self.busy.looking.insert(step.clone());
                     let (world, sender) = (Arc::clone(world), sender.clone());
-                    let (definition, outputs) = (definition.clone(), self.outputs());
+                    let (definition, cx) = (definition.clone(), self.look_cx(stop));
                     workers.spawn(async move {
-                        let result = world.ensure(&definition, outputs).await;
+                        let (what, cancel) = (format!("the `ensures` of step `{step}`"), cx.cancel.clone());
+                        let look = world.ensure(&definition, cx);
+                        let result = bounded(definition.timeout, &what, &cancel, look).await;
                         send(&sender, Message::Ensured { step, result });
                     });
                 }
@@ -175,10 +173,12 @@ impl Run<'_> {
                     self.record(vec![EventKind::StepFailed { step, error, tolerated: false }])?;
                     return Ok(true);
                 }
-                self.busy.opening.insert(step.clone());
-                let (world, sender, outputs) = (Arc::clone(world), sender.clone(), self.outputs());
+                self.busy.looking.insert(step.clone());
+                let (world, sender, cx) = (Arc::clone(world), sender.clone(), self.look_cx(stop));
                 workers.spawn(async move {
-                    let result = world.open(&definition, outputs).await;
+                    let (what, cancel) = (format!("to look at what step `{step}` has to do"), cx.cancel.clone());
+                    let look = world.open(&definition, cx);
+                    let result = bounded(definition.timeout, &what, &cancel, look).await;
                     send(&sender, Message::Opened { step, result });
                 });
                 return Ok(false);
@@ -229,10 +229,16 @@ impl Run<'_> {
         let (step, action) = (step.to_owned(), action.to_owned());
         workers.spawn(async move {
             let began = Instant::now();
-            let result = bounded(&*world, &definition, &body, cx).await;
+            let (what, cancel) = (format!("`{}`", body.title), cx.cancel.clone());
+            let work = world.perform(&definition, &body, cx);
+            let result = bounded(definition.timeout, &what, &cancel, work).await;
             send(&sender, Message::Done { step, action, result, took: began.elapsed() });
         });
         Ok(())
+    }
+
+    fn look_cx(&self, stop: &CancellationToken) -> LookCx {
+        LookCx { outputs: self.outputs(), cancel: stop.child_token() }
     }
 
     /// Turns a worker's message into events; returns the wait of a retry.
@@ -251,14 +257,14 @@ impl Run<'_> {
                 }
             }
             Message::Opened { step, result } => {
-                self.busy.opening.remove(&step);
+                self.busy.looking.remove(&step);
                 self.opened(step, result, events);
             }
             Message::Ensured { step, result } => {
-                self.busy.opening.remove(&step);
-                if let Err(error) = result {
-                    self.ensured.remove(&step);
-                    self.failed(step, error, events);
+                self.busy.looking.remove(&step);
+                match result {
+                    Ok(()) => drop(self.ensured.insert(step)),
+                    Err(error) => self.failed(step, error, events),
                 }
             }
             Message::Done { step, action, result, took } => {
@@ -286,9 +292,14 @@ impl Run<'_> {
         }
     }
 
-    /// Fails a step before its first action or after its last.
+    /// Fails a step before its first action or after its last. When it was only stopped, nothing has happened: the next
+    /// session looks again.
     fn failed(&self, step: String, error: StepError, events: &mut Vec<EventKind>) {
-        let tolerated = self.plan.step(&step).is_some_and(|step| step.continue_on_error);
+        if error.kind == ErrorKind::Interrupted && self.busy.stopping {
+            return;
+        }
+        let tolerated =
+            self.plan.step(&step).is_some_and(|step| step.continue_on_error) && error.kind != ErrorKind::Interrupted;
         if tolerated {
             let message = format!("step `{step}` failed and the plan goes on: {error}");
             events.push(EventKind::Warned { step: Some(step.clone()), message });

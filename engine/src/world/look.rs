@@ -16,7 +16,7 @@ use crate::{
     lookup::{Lookup, plan_error},
     merge,
     op::preflight::Preflight,
-    perform::{self, PerformCx, Progress},
+    perform::{self, PerformCx, Progress, session::unless_stopped},
     plan::Step,
     preflight::report::Report,
     preview::Server,
@@ -34,7 +34,7 @@ impl Real {
                 Look::Server { database, depth } => match names.connection(database)? {
                     Known::Now(info) => {
                         let depth = if self.must_be_empty(database) { Depth::Tables.max(*depth) } else { *depth };
-                        let server = survey::server(&info, depth).await?;
+                        let server = unless_stopped(&cx.cancel, Box::pin(survey::server(&info, depth))).await?;
                         self.expect(database, &server)?;
                         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
                         let mut now = Server::from(&server);
@@ -53,7 +53,10 @@ impl Real {
                     facts.programs.insert(key.clone(), found);
                 }
                 Look::Program { .. } => {}
-                Look::Merge(spec) => facts.merge = self.look_at_merge(&cx.step, spec, names).await?,
+                Look::Merge(spec) => {
+                    facts.merge =
+                        unless_stopped(&cx.cancel, Box::pin(self.look_at_merge(&cx.step, spec, names))).await?;
+                }
                 Look::Preflight(op) => self.look_for_hazards(op, names, cx, &mut facts).await?,
                 Look::Dump { file } if self.settings.dry_run && !file.exists() => {}
                 Look::Dump { file } => {
@@ -107,7 +110,7 @@ impl Real {
             }
             op.target = None;
         }
-        let report = perform::preflight::judged(&op, cx).await?;
+        let report = unless_stopped(&cx.cancel, Box::pin(perform::preflight::judged(&op, cx))).await?;
         let mut reports = self.reports.lock().unwrap_or_else(PoisonError::into_inner);
         reports.entry(cx.step.clone()).or_default().push(report.clone());
         drop(reports);
