@@ -7,8 +7,11 @@
 //! Whatever the registered values are, the password of any URL is taken out too: that of a server whose secret this
 //! process never learned.
 //!
-//! Limits: values of fewer than four characters are not looked for, because they would be found everywhere; a secret
-//! that a program changes (upper case, a part of it, compressed) is not recognised.
+//! Of a secret of several lines (a key, a file with an account) each line is looked for as well, as programs print them
+//! one by one: a long one anywhere, a shorter one only where it is all that a line has, since it may be an ordinary word.
+//!
+//! Limits: values of fewer than four characters, and lines of fewer than eight, are not looked for, because they would
+//! be found everywhere; a secret that a program changes (upper case, a part of it, compressed) is not recognised.
 
 use std::{borrow::Cow, collections::BTreeMap, fmt, sync::LazyLock, sync::PoisonError, sync::RwLock};
 
@@ -19,6 +22,10 @@ use crate::secret::percent_encode;
 
 /// Shortest value that is looked for, in characters.
 const SHORTEST: usize = 4;
+/// Shortest line of a secret of several lines that is looked for where it stands alone, in characters.
+const SHORTEST_LINE: usize = 8;
+/// Shortest line of a secret of several lines that is looked for inside of other text, in characters.
+const SHORTEST_PART: usize = 16;
 /// Most memory for the pattern of all spellings, bytes: some thousand certificates.
 const LARGEST: usize = 512 << 20;
 
@@ -38,8 +45,12 @@ pub struct Redactor {
 struct Known {
     /// Spelling → the secret's name.
     spellings: BTreeMap<String, String>,
-    /// Finds any of them; an error when no pattern can be made of them, so that nothing may be shown.
+    /// A line of a secret of several lines → the secret's name.
+    lines: BTreeMap<String, String>,
+    /// Finds any of the spellings; an error when no pattern can be made of them, so that nothing may be shown.
     any: Option<Result<Regex, ()>>,
+    /// Finds any of the lines where it stands alone.
+    alone: Option<Result<Regex, ()>>,
 }
 
 impl Redactor {
@@ -57,28 +68,23 @@ impl Redactor {
         }
         let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
         known.add(name, value);
-        for line in value.lines().filter(|line| *line != value) {
-            known.add(name, line.trim());
+        for line in value.lines().map(str::trim).filter(|line| *line != value) {
+            known.add_line(name, line);
         }
-        if let Some(password) = url_password(value) {
+        for password in value.lines().filter_map(url_password) {
             known.add(name, password);
             known.add(name, &percent_decode(password));
         }
-        let mut spellings: Vec<&String> = known.spellings.keys().collect();
-        spellings.sort_by_key(|spelling| std::cmp::Reverse(spelling.len()));
-        let pattern: Vec<String> = spellings.into_iter().map(|spelling| regex::escape(spelling)).collect();
-        known.any = (!pattern.is_empty()).then(|| {
-            RegexBuilder::new(&pattern.join("|")).size_limit(LARGEST).dfa_size_limit(LARGEST).build().map_err(|error| {
-                tracing::warn!(%error, "secrets cannot be told from other text; all of it is hidden");
-            })
-        });
+        known.any = pattern(known.spellings.keys(), "", "");
+        known.alone = pattern(known.lines.keys(), r"(?m)^(?P<lead>[ \t]*)(?P<line>", r")(?P<trail>[ \t\r]*)$");
     }
 
     /// Returns whether `text` holds a known secret.
     #[must_use]
     pub fn knows(&self, text: &str) -> bool {
         let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
-        known.any.as_ref().is_some_and(|any| any.as_ref().map_or(true, |any| any.is_match(text)))
+        let patterns = [&known.any, &known.alone];
+        patterns.into_iter().flatten().any(|any| any.as_ref().map_or(true, |any| any.is_match(text)))
     }
 
     /// Returns `text` with every known secret, and the password of every URL, replaced.
@@ -86,15 +92,19 @@ impl Redactor {
     pub fn redact<'a>(&self, text: &'a str) -> Cow<'a, str> {
         let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
         let mut text = Cow::Borrowed(text);
-        match &known.any {
-            None => {}
-            Some(Ok(any)) => {
-                text = replaced(text, any, |found| match known.spellings.get(&found[0]) {
-                    Some(name) => format!("<secret {name}>"),
-                    None => "<secret>".to_owned(),
-                });
+        let hidden = |name: Option<&String>| name.map_or("<secret>".to_owned(), |name| format!("<secret {name}>"));
+        match (&known.any, &known.alone) {
+            (Some(Err(())), _) | (_, Some(Err(()))) => return Cow::Borrowed("<text that may hold a secret>"),
+            (any, alone) => {
+                if let Some(Ok(any)) = any {
+                    text = replaced(text, any, |found| hidden(known.spellings.get(&found[0])));
+                }
+                if let Some(Ok(alone)) = alone {
+                    let name = |found: &Captures<'_>| hidden(known.lines.get(&found["line"]));
+                    text =
+                        replaced(text, alone, |found| format!("{}{}{}", &found["lead"], name(found), &found["trail"]));
+                }
             }
-            Some(Err(())) => return Cow::Borrowed("<text that may hold a secret>"),
         }
         match &*URL_PASSWORD {
             Some(url) => replaced(text, url, |found| format!("{}<secret>@", &found["before"])),
@@ -120,7 +130,33 @@ impl fmt::Debug for Redactor {
     }
 }
 
+/// Returns what finds any of these texts, the longest first, between two pieces of a pattern; `None` without texts.
+fn pattern<'a>(texts: impl Iterator<Item = &'a String>, before: &str, after: &str) -> Option<Result<Regex, ()>> {
+    let mut texts: Vec<&String> = texts.collect();
+    texts.sort_by_key(|text| std::cmp::Reverse(text.len()));
+    let any: Vec<String> = texts.into_iter().map(|text| regex::escape(text)).collect();
+    (!any.is_empty()).then(|| {
+        let any = format!("{before}{}{after}", any.join("|"));
+        RegexBuilder::new(&any).size_limit(LARGEST).dfa_size_limit(LARGEST).build().map_err(|error| {
+            tracing::warn!(%error, "secrets cannot be told from other text; all of it is hidden");
+        })
+    })
+}
+
 impl Known {
+    /// Takes a line of a secret of several lines; the one that says what follows (RFC 7468) gives nothing away.
+    fn add_line(&mut self, name: &str, line: &str) {
+        let characters = line.chars().count();
+        if characters < SHORTEST_LINE || line.starts_with("-----BEGIN ") || line.starts_with("-----END ") {
+            return;
+        }
+        if characters >= SHORTEST_PART {
+            self.add(name, line);
+        } else {
+            self.lines.entry(line.to_owned()).or_insert_with(|| name.to_owned());
+        }
+    }
+
     fn add(&mut self, name: &str, value: &str) {
         if value.chars().count() < SHORTEST {
             return;
@@ -311,7 +347,22 @@ mod tests {
 
     #[test]
     fn a_line_of_a_secret_with_several_lines_is_found() {
-        let redactor = redactor("-----BEGIN KEY-----\nMIIEabcdef\n-----END KEY-----");
-        assert_eq!(redactor.redact("read MIIEabcdef"), "read <secret secrets.db>");
+        let redactor = redactor("-----BEGIN KEY-----\nMIIEabcdefghijklmnop\nqrstuv==\n-----END KEY-----\ntrue\n");
+        assert_eq!(redactor.redact("read MIIEabcdefghijklmnop."), "read <secret secrets.db>.");
+        let printed = "-----BEGIN KEY-----\n  MIIEabcdefghijklmnop\n  qrstuv==\r\n-----END KEY-----\ntrue";
+        let shown = "-----BEGIN KEY-----\n  <secret secrets.db>\n  <secret secrets.db>\r\n-----END KEY-----\ntrue";
+        assert_eq!(redactor.redact(printed), shown);
+        assert!(redactor.knows("qrstuv==") && redactor.knows(printed));
+    }
+
+    #[test]
+    fn an_ordinary_word_that_is_a_line_of_a_secret_stays_in_other_text() {
+        let redactor = redactor("user=admin\npassword=correct horse battery\ndatabase\nproduction");
+        assert_eq!(redactor.redact("the production database is up"), "the production database is up");
+        assert!(!redactor.knows("a database"));
+        let file = self::redactor("MODE=on\nURL=postgres://u:pa%24word@h/db");
+        assert_eq!(file.redact("PGPASSWORD is pa$word"), "PGPASSWORD is <secret secrets.db>");
+        assert_eq!(redactor.redact("database"), "<secret secrets.db>");
+        assert_eq!(redactor.redact("it says password=correct horse battery!"), "it says <secret secrets.db>!");
     }
 }
