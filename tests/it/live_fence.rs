@@ -317,12 +317,16 @@ fn a_dump_from_behind_a_fence_is_verified_and_opened_on_both_sides() {
     env.pgplan(&["undo", "p.yaml", "--yes"]).expect(0);
     assert_eq!(access(&source), before);
 
+    // Begun anew while it stands, the fence sees a fenced server; the new one is to be as the old one was before.
     let target = Cluster::start("18");
-    let text = plan("p2", &source.url("app"), steps);
+    let gate = "  - id: gate\n    command: { run: [test, -e, gate] }\n  - dump:";
+    let text = plan("p2", &source.url("app"), &steps.replace("  - dump:", gate));
     let text =
         text.replace("databases: { db:", &format!("databases: {{ new: {{ url: \"{}\" }}, db:", target.url("postgres")));
     env.write("p2.yaml", &text);
-    env.pgplan(&["apply", "p2.yaml"]).expect(0);
+    env.pgplan(&["apply", "p2.yaml"]).expect(1);
+    env.write("gate", "");
+    env.pgplan(&["apply", "p2.yaml", "--rerun", "fence"]).expect(0);
     assert_eq!(access(&source), before);
     let open = "SELECT datname, datconnlimit, (SELECT string_agg(x, ' ' ORDER BY x) FROM (SELECT coalesce(pg_get_userbyid(\
                 nullif(grantee, 0)), 'PUBLIC') || is_grantable AS x FROM aclexplode(coalesce(datacl, acldefault('d', datdba))) \

@@ -39,6 +39,9 @@ const NAMED: usize = 20;
 struct Note {
     /// How the databases were; absent = they are open again.
     before: Option<Vec<Access>>,
+    /// How they were, also when they are open again: what a server that got the fence by a dump is to be like. A step
+    /// that is begun anew while its fence stands sees them fenced.
+    unfenced: Option<Vec<Access>>,
     /// How the fence left them; absent = they have not been closed yet.
     closed: Option<Vec<Access>>,
     /// How often the step had been begun anew when `quiet` was proved.
@@ -91,7 +94,7 @@ async fn close(op: &FenceOp, cx: &PerformCx) -> Result<Output, StepError> {
         if !stood {
             refuse_fenced(op)?;
             access::refuse_changed(&op.before, &session).await?;
-            (note.before, note.closed) = (Some(op.before.clone()), None);
+            (note.before, note.unfenced, note.closed) = (Some(op.before.clone()), Some(op.before.clone()), None);
             write_json(&note_file(cx, &op.step, &op.database), &note)?;
         }
         let me = whoami(&session).await?;
@@ -176,9 +179,8 @@ fn told(
 /// What the server said.
 pub async fn unfence(op: &UnfenceOp, cx: &PerformCx) -> Result<Output, StepError> {
     let mut op = op.clone();
-    if op.own()
-        && let Some(before) = read_note(cx, &op.step, &op.database)?.before
-    {
+    let note = read_note(cx, &op.step, &op.database)?;
+    if let Some(before) = if op.own() { note.before } else { note.unfenced } {
         op.before = before;
     }
     let warnings = Box::pin(take_back(&op, cx)).await?;
