@@ -94,6 +94,9 @@ pub struct ActionState {
     pub retrying: bool,
     /// How often in a row pgplan ended in the middle of it; an end of its own, or a person's word, begins anew.
     pub cuts: u32,
+    /// How often it was taken back since its step was begun; receipts of before do not count.
+    #[serde(skip)]
+    taken_back: u32,
 }
 
 /// Writes what tells an action from others; what it does stands in the events.
@@ -148,6 +151,13 @@ impl StepState {
     pub fn outputs(&self) -> Outputs {
         let finished = self.actions.iter().filter(|action| action.status == ActionStatus::Finished);
         finished.filter_map(|action| action.output.as_ref()).flat_map(|output| output.outputs.clone()).collect()
+    }
+
+    /// Returns which doing of an action this is, counted over `--rerun` and what was taken back: each has receipts of
+    /// its own.
+    #[must_use]
+    pub fn generation_of(&self, action: &str) -> u32 {
+        self.generation + self.action(action).map_or(0, |action| action.taken_back)
     }
 
     /// Returns the action of this id.
@@ -352,6 +362,7 @@ impl RunState {
             }
             EventKind::ActionUndone { step, action } => {
                 let state = self.step_action(step, action, Move::Undo, event)?;
+                state.taken_back += 1;
                 state.output = None;
                 state.attempts = 0;
                 self.end_taken_back(step, event);
@@ -510,7 +521,8 @@ impl RunState {
 
 impl StepState {
     fn reopen(&mut self) {
-        *self = Self { generation: self.generation + 1, ..Self::default() };
+        let again = self.actions.iter().map(|action| action.taken_back).max().unwrap_or_default();
+        *self = Self { generation: self.generation + again + 1, ..Self::default() };
     }
 
     fn reason(&mut self, reason: &str) {
@@ -530,6 +542,41 @@ impl ActionState {
             ended_at: None,
             retrying: false,
             cuts: 0,
+            taken_back: 0,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{action::Effect, journal::sqlite::next_event, op::Op};
+
+    #[test]
+    fn each_doing_has_receipts_of_its_own() {
+        let action = |id: &str| {
+            Action::new(id.to_owned(), id.to_owned(), Op::Approve { message: String::new() }, Effect::Transaction)
+        };
+        let (step, cut, other) = (|| "s".to_owned(), || "cut".to_owned(), || "other".to_owned());
+        let reason = || "a person says so".to_owned();
+        let mut state = RunState::default();
+        let mut apply = |kind| {
+            state.apply(&next_event(state.seq, kind)).unwrap();
+            let found = &state.steps["s"];
+            (found.generation_of("cut"), found.generation_of("other"))
+        };
+        let expanded =
+            || EventKind::StepExpanded { step: step(), graph: ActionGraph::of(vec![action("cut"), action("other")]) };
+        apply(expanded());
+        let started = |action| EventKind::ActionStarted { step: step(), action, attempt: 1 };
+        apply(started(other()));
+        apply(started(cut()));
+        apply(EventKind::ActionIndeterminate { step: step(), action: cut() });
+        apply(EventKind::ActionUndoing { step: step(), action: cut() });
+        apply(EventKind::ActionUndone { step: step(), action: cut() });
+        let again = apply(EventKind::ActionReset { step: step(), action: cut(), reason: reason() });
+        assert_eq!(again, (1, 0), "what was taken back is done again; what was not may have been committed");
+        apply(EventKind::StepReopened { step: step(), reason: reason() });
+        assert_eq!(apply(expanded()), (2, 2));
     }
 }

@@ -214,7 +214,7 @@ impl Run<'_> {
         let Some(definition) = self.plan.step(step).cloned() else { return Ok(()) };
         let Some(state) = self.state.steps.get(step) else { return Ok(()) };
         let Some(found) = state.action(action) else { return Ok(()) };
-        let (attempt, generation, body) = (found.attempts + 1, state.generation, found.action.clone());
+        let (attempt, generation, body) = (found.attempts + 1, state.generation_of(action), found.action.clone());
         self.record(vec![EventKind::ActionStarted { step: step.to_owned(), action: action.to_owned(), attempt }])?;
         self.busy.running.insert((step.to_owned(), action.to_owned()));
         let cx = ActionCx {
