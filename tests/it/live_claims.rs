@@ -92,13 +92,15 @@ fn a_lock_that_lives_elsewhere_does_not_stand_for_a_lost_one() {
     );
     second.write("two.yaml", &plan("two", &a, SLOW));
     let mut command = first.command(&["apply", "one.yaml"]);
-    let child = command.stderr(std::process::Stdio::piped()).spawn().expect("pgplan starts");
+    let mut child = command.stderr(std::process::Stdio::piped()).spawn().expect("pgplan starts");
     until("the run waits on the other server", || busy(&other));
     server.restart();
     let mut holder = second.command(&["apply", "two.yaml"]).spawn().expect("pgplan starts");
     until("the second run works", || busy(&server));
 
     other.psql("postgres", "UPDATE gate SET open = true");
+    // One that works on without a lock would wait at its end for the other run.
+    until("the first run has ended", || child.try_wait().expect("it can be asked").is_some());
     let refused = Outcome::of(&child.wait_with_output().expect("pgplan ends"));
     assert!(!refused.status.success(), "{}", refused.stderr);
     assert!(refused.stderr.contains("another run is changing"), "{}", refused.stderr);
