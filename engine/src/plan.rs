@@ -201,7 +201,7 @@ pub struct Step {
     pub env: BTreeMap<String, Node>,
     /// Where it stands.
     pub place: Place,
-    /// Digest (hex blake3) of the kind, the body and the files it refers to.
+    /// Digest (hex blake3) of the kind, the body, when it is done and the files it refers to.
     pub fingerprint: String,
 }
 
@@ -230,10 +230,26 @@ pub struct ForEach {
 }
 
 impl Step {
-    /// Returns the step as it is written, its kind with its body; templates and so secrets stand there by name.
+    /// Returns the step as it is written, its kind with its body and the keys that say when and how it is done; templates
+    /// and so secrets stand there by name.
     #[must_use]
     pub fn text(&self) -> serde_json::Value {
-        serde_json::json!({ self.kind: self.body.to_json() })
+        let mut text = serde_json::Map::from_iter([(self.kind.to_owned(), self.body.to_json())]);
+        let keys = [
+            ("if", self.condition.as_ref()),
+            ("for_each", self.for_each.as_ref().map(|each| &each.items)),
+            ("done_if", self.done_if.as_ref()),
+            ("ensures", self.ensures.as_ref()),
+            ("undo", self.undo.as_ref()),
+        ];
+        text.extend(keys.into_iter().filter_map(|(key, node)| Some((key.to_owned(), node?.to_json()))));
+        if !self.env.is_empty() {
+            text.insert("env".to_owned(), self.env.iter().map(|(name, node)| (name.clone(), node.to_json())).collect());
+        }
+        if self.run_on != RunOn::Success {
+            text.insert("run_on".to_owned(), serde_json::json!(self.run_on));
+        }
+        text.into()
     }
 
     /// Returns whether this step ends what another set up: opens what it has fenced.

@@ -185,6 +185,36 @@ fn done_if_saves_the_work_and_ensures_proves_it() {
 }
 
 #[test]
+fn an_edit_of_what_a_run_has_skipped_or_come_by_is_not_passed_over() {
+    let steps = "steps:\n  - { id: a, command: [sh, -c, 'echo a >> log'], if: \"${{ 'no' == 'yes' }}\" }\n  \
+                 - { id: b, command: [sh, -c, 'echo b >> log'], done_if: { run: ['true'] } }\n  \
+                 - { id: c, command: ['false'], continue_on_error: true }\n  \
+                 - { id: d, command: [sh, -c, 'echo d >> log'], run_on: failure, needs: [a, b] }\n  \
+                 - { id: e, command: [test, -e, mended], needs: c }\n";
+    for (step, before, now, log) in [
+        ("a", "'no' == 'yes'", "'yes' == 'yes'", "a\n"),
+        ("b", "['true'] }", "['false'] }", "b\n"),
+        ("c", "['false'], continue", "[sh, -c, 'echo c >> log'], continue", "c\n"),
+        ("d", "echo d", "echo of d", ""),
+    ] {
+        let env = TestEnv::new();
+        apply(&env, steps, &[]).expect(1);
+        env.write("mended", "");
+        assert!(steps.contains(before), "{before}");
+        let edited = steps.replace(before, now);
+        if step != "d" {
+            let said = apply(&env, &edited, &[]).expect(3).stderr;
+            has(&said, &format!("is past `{step}` already, and the plan has changed there since"));
+            assert!(said.contains(now.trim_matches(['[', ']', '}', ' '])) || said.contains("echo c"), "{said}");
+        }
+        let again = if step == "d" { vec![] } else { vec!["--rerun", step] };
+        apply(&env, &edited, &again).expect(0);
+        assert_eq!(if log.is_empty() { String::new() } else { env.read("log") }, log, "{step}");
+        assert_eq!(exists(&env, "log"), !log.is_empty(), "{step}");
+    }
+}
+
+#[test]
 fn downtime_is_measured_and_a_step_may_have_every_key() {
     let env = TestEnv::new();
     let said = apply(

@@ -10,7 +10,7 @@ use pgplan_engine::{
     error::StepError,
     event::{EventKind, Outcome},
     journal::sqlite::next_event,
-    plan::{OnFailure, Plan, Step},
+    plan::{OnFailure, Plan, RunOn, Step},
     postgres::dropped_sessions_end,
     run::{Direction, Ending, Run, RunError, Stop, Wishes, World as _},
     state::{RunState, StepStatus},
@@ -246,7 +246,7 @@ impl Apply {
         let changed: Vec<&Step> = plan
             .steps
             .iter()
-            .filter(|step| old.status(&step.id) == StepStatus::Succeeded)
+            .filter(|step| is_past(step, old.status(&step.id)))
             .filter(|step| old.step_fingerprints.get(&step.id).is_some_and(|print| *print != step.fingerprint))
             .filter(|step| !self.rerun.as_ref().is_some_and(|again| is_after(plan, again, &step.id)))
             .collect();
@@ -255,12 +255,12 @@ impl Apply {
         }
         let list: Vec<&str> = changed.iter().map(|step| step.id.as_str()).collect();
         for step in &changed {
-            ui.say(format!("step {}, as it was done and as it is now:", paint(&step.id, Tone::Strong)));
+            ui.say(format!("step {}, as it was and as it is now:", paint(&step.id, Tone::Strong)));
             let before = old.step_texts.get(&step.id).cloned().unwrap_or_default();
             ui.say(difference(&before, &step.text()));
         }
         ui.fail(
-            format!("run {} has done `{}` already, and the plan has changed there since", old.id, list.join("`, `")),
+            format!("run {} is past `{}` already, and the plan has changed there since", old.id, list.join("`, `")),
             &format!(
                 "take the change back, keep what was done with --accept, do it again with --rerun {}, or begin anew \
                  with --fresh",
@@ -296,6 +296,12 @@ async fn prepare(ui: &mut Ui, plan: &Arc<Plan>, settings: Settings, saved: Optio
         ui.say(format!("{} {warning}", paint("warning:", Tone::Warn)));
     }
     Err(exit)
+}
+
+/// Returns whether a run has come by a step as the plan had it: done it, skipped it for its condition, or gone on though it
+/// had failed. One for after a failure that did not come was never looked at.
+fn is_past(step: &Step, status: StepStatus) -> bool {
+    status.satisfies() && !(status == StepStatus::Skipped && step.run_on == RunOn::Failure)
 }
 
 /// Returns whether a step is another one or comes after it.

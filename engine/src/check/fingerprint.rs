@@ -18,8 +18,9 @@ use crate::{
     },
 };
 
-/// Returns the digest of a step: its kind, its body as far as it is known, its items, its environment and the files it
-/// refers to. A file that cannot be read is reported.
+/// Returns the digest of a step: its kind, its body as far as it is known, when it is done, its items, its environment and
+/// the files it refers to. What comes before it is no part of it: a step may be put in. A file that cannot be read is
+/// reported.
 pub(super) fn of_step(draft: &Draft, folder: &Path, scope: &Scope, problems: &mut Problems) -> String {
     let mut files: Vec<(PathBuf, Value)> = Vec::new();
     for (path, key) in &draft.declared.files {
@@ -38,6 +39,9 @@ pub(super) fn of_step(draft: &Draft, folder: &Path, scope: &Scope, problems: &mu
         "env": late("env"),
         "undo": late("undo"),
         "ensures": late("ensures"),
+        "if": late("if"),
+        "done_if": late("done_if"),
+        "run_on": draft.keys.run_on,
         "for_each": late("for_each"),
         "files": files.iter().map(|(path, digest)| json!([path, digest])).collect::<Vec<_>>(),
     }))
