@@ -58,6 +58,17 @@ mod process;
 
 pub use process::{is_alive, this_process};
 
+/// What a person says to a question.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Answer {
+    /// Yes.
+    Yes,
+    /// No.
+    No,
+    /// Neither: Ctrl-C, which stops the run as INT does.
+    Stop,
+}
+
 /// Who says yes.
 #[derive(Clone)]
 pub enum Consent {
@@ -66,7 +77,7 @@ pub enum Consent {
     /// Nobody is there: a question makes the step wait for a person.
     Nobody,
     /// Asks a person; blocks until there is an answer.
-    Ask(Arc<dyn Fn(&str) -> bool + Send + Sync>),
+    Ask(Arc<dyn Fn(&str) -> Answer + Send + Sync>),
 }
 
 impl std::fmt::Debug for Consent {
@@ -466,9 +477,10 @@ impl Real {
     }
 
     async fn approve(&self, step: &str, message: &str, stop: &CancellationToken) -> Result<Output, StepError> {
+        let stopped = || Err(StepError::new(ErrorKind::Interrupted, "stopped before there was an answer"));
         let said = match &self.settings.consent {
-            _ if self.settings.approved.contains(step) => true,
-            Consent::Given => true,
+            _ if self.settings.approved.contains(step) => Answer::Yes,
+            Consent::Given => Answer::Yes,
             Consent::Nobody => {
                 let error = StepError::new(ErrorKind::NeedsPerson, format!("nobody is there to answer: {message}"));
                 let run = &self.settings.run_id;
@@ -481,18 +493,18 @@ impl Real {
                 let asked = tokio::task::spawn_blocking(move || ask(&message));
                 let answer = tokio::select! {
                     answer = asked => answer,
-                    () = stop.cancelled() => {
-                        return Err(StepError::new(ErrorKind::Interrupted, "stopped before there was an answer"));
-                    }
+                    () = stop.cancelled() => return stopped(),
                 };
                 answer.map_err(|error| StepError::new(ErrorKind::Internal, error.to_string()))?
             }
         };
-        if said {
-            Ok(Output::said("consent was given"))
-        } else {
-            let error = StepError::new(ErrorKind::NeedsPerson, format!("the answer was no: {message}"));
-            Err(error.help("apply again when it may go on"))
+        match said {
+            Answer::Yes => Ok(Output::said("consent was given")),
+            Answer::No => {
+                let error = StepError::new(ErrorKind::NeedsPerson, format!("the answer was no: {message}"));
+                Err(error.help("apply again when it may go on"))
+            }
+            Answer::Stop => stopped(),
         }
     }
 }

@@ -48,3 +48,4 @@ mod live_undo_platform;
 mod live_verify;
 mod reference;
 mod schemas;
+mod terminal;

@@ -14,7 +14,7 @@ use pgplan_engine::{
     postgres::dropped_sessions_end,
     run::{Direction, Ending, Run, RunError, Stop, Wishes, World as _},
     state::{RunState, StepStatus},
-    world::{Consent, Real, Settings},
+    world::{Answer, Consent, Real, Settings},
 };
 
 use super::{
@@ -129,12 +129,12 @@ impl Apply {
         let (given_up, resumed) = if self.fresh { (unfinished, None) } else { (None, unfinished) };
         let id = resumed.as_ref().map_or_else(new_run_id, |old| old.id.clone());
         let bars = self.shown.bars(ui);
-        let consent = self.shown.consent(ui, bars.as_ref());
+        let stop = Stop::default();
+        let consent = self.shown.consent(ui, bars.as_ref(), &stop);
         let mut settings = session.settings(&id, resumed.as_ref(), platforms, consent.clone());
         settings.watch = self.shown.watch(bars.as_ref());
         let mut wishes = Wishes { until: self.until.clone(), run_dir: settings.run_dir.clone(), budget: None };
         let (now, handle) = (Now::default(), bars.as_ref().map(Bar::handle));
-        let stop = Stop::default();
         listen(&stop, &now, handle, session.journal.lost())?;
         let saved = saved.filter(|_| resumed.is_none());
         let prepared = tokio::select! {
@@ -235,7 +235,10 @@ impl Apply {
                 let ask = Arc::clone(ask);
                 let question = "a step failed: take back what was done?";
                 let asked = tokio::task::spawn_blocking(move || ask(question));
-                tokio::select! { answer = asked => answer.unwrap_or(false), () = stop.politely.cancelled() => false }
+                tokio::select! {
+                    answer = asked => matches!(answer, Ok(Answer::Yes)),
+                    () = stop.politely.cancelled() => false,
+                }
             }
             (OnFailure::Stop | OnFailure::Ask, _) => false,
         };

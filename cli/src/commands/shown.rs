@@ -8,12 +8,13 @@ use std::{
 };
 
 use clap::{Args, ValueEnum};
+use inquire::InquireError;
 use pgplan_engine::{
     event::Outcome,
     plan::Plan,
-    run::{Ending, Reporter},
+    run::{Ending, Reporter, Stop},
     state::{RunState, StepStatus},
-    world::{Consent, Watch},
+    world::{Answer, Consent, Watch},
 };
 
 use crate::{
@@ -72,17 +73,29 @@ impl Shown {
         }
     }
 
-    pub(crate) fn consent(&self, ui: &Ui, bars: Option<&Bar>) -> Consent {
+    /// Returns who is asked; Ctrl-C at a question asks for a `stop`, since the terminal sends no INT meanwhile.
+    pub(crate) fn consent(&self, ui: &Ui, bars: Option<&Bar>, stop: &Stop) -> Consent {
         if self.yes {
             return Consent::Given;
         }
         if !ui.interactive || !io::stdin().is_terminal() {
             return Consent::Nobody;
         }
-        let quiet = bars.map(Bar::quiet);
+        let (quiet, stop) = (bars.map(Bar::quiet), stop.clone());
         Consent::Ask(Arc::new(move |message: &str| {
-            let ask = || inquire::Confirm::new(message).with_default(false).prompt().unwrap_or(false);
-            quiet.as_ref().map_or_else(ask, |quiet| quiet.during(ask))
+            let ask = || inquire::Confirm::new(message).with_default(false).prompt();
+            match quiet.as_ref().map_or_else(ask, |quiet| quiet.during(ask)) {
+                Ok(true) => Answer::Yes,
+                Err(InquireError::OperationInterrupted) => {
+                    stop.ask("Ctrl-C");
+                    Answer::Stop
+                }
+                Ok(false) | Err(InquireError::OperationCanceled) => Answer::No,
+                Err(error) => {
+                    tracing::warn!(%error, "nobody could be asked");
+                    Answer::No
+                }
+            }
         }))
     }
 

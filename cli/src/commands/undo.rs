@@ -11,7 +11,7 @@ use pgplan_engine::{
     run::{Direction, Run, Stop, World},
     state::RunState,
     undo::{WayBack, way_back},
-    world::{Consent, Real},
+    world::{Answer, Consent, Real},
 };
 
 use super::{
@@ -78,7 +78,8 @@ impl Undo {
         platforms: &[PathBuf],
     ) -> io::Result<Exit> {
         let bars = self.shown.bars(ui);
-        let consent = self.shown.consent(ui, bars.as_ref());
+        let stop = Stop::default();
+        let consent = self.shown.consent(ui, bars.as_ref(), &stop);
         let settings = session.settings(&old.id, Some(old), platforms, consent.clone());
         let world = match Real::new(Arc::clone(&session.plan), settings, crate::args::environment()).await {
             Ok(world) => Arc::new(faults::around(world)),
@@ -110,7 +111,6 @@ impl Undo {
             Ok(run) => run,
             Err(error) => return Ok(run_failed(ui, &error)),
         };
-        let stop = Stop::default();
         listen(&stop, &now, handle, lost)?;
         let hints = ui.hints.clone();
         let command = |verb: &str| self.plan.command(verb, &hints);
@@ -129,10 +129,13 @@ impl Undo {
 fn agreed(ui: &mut Ui, consent: &Consent) -> Option<Exit> {
     match consent {
         Consent::Given => None,
-        Consent::Ask(ask) if ask("take all of this back?") => None,
-        Consent::Ask(_) => {
+        Consent::Ask(ask) => {
+            let answer = ask("take all of this back?");
+            if answer == Answer::Yes {
+                return None;
+            }
             ui.say("nothing was taken back");
-            Some(Exit::NeedsPerson)
+            Some(if answer == Answer::Stop { Exit::Interrupted } else { Exit::NeedsPerson })
         }
         Consent::Nobody => {
             ui.fail("nobody is there to agree", "undo on a terminal, or with --yes");
