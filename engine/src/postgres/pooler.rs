@@ -13,7 +13,8 @@ const SECOND_SESSION: Duration = Duration::from_secs(3);
 /// Refuses a session that goes through a transaction pooler; `second` is another one of the same address.
 ///
 /// While a second connection is inside a transaction, it has a server session for itself; the first connection then
-/// gets another one than before if it has none of its own, or none at all.
+/// gets another one than before if it has none of its own, or none at all. One with `pool_mode = statement` refuses to
+/// begin a transaction, as a violation of its protocol (08P01), which no server does.
 ///
 /// # Errors
 /// [`ErrorKind::Refused`] when there is such a pooler; what a server said when it cannot be asked.
@@ -25,11 +26,12 @@ pub(crate) async fn refuse(session: &Session, second: Session) -> Result<(), Ste
     let after = timeout(SECOND_SESSION, first(session, doing, ask)).await;
     second.close().await;
     let before = before?;
-    begun.map_err(|error| session.error(doing, &error))?;
-    match after {
-        Ok(Ok(after)) if after == before => Ok(()),
-        Ok(Err(error)) => Err(error),
-        Ok(Ok(_)) | Err(_) => {
+    let begun = begun.map_err(|error| session.error(doing, &error));
+    match (begun, after) {
+        (Err(error), _) if error.sqlstate.as_deref() != Some("08P01") => Err(error),
+        (Ok(()), Ok(Ok(after))) if after == before => Ok(()),
+        (Ok(()), Ok(Err(error))) => Err(error),
+        (Err(_), _) | (Ok(()), Ok(Ok(_)) | Err(_)) => {
             let message = format!("{} is reached through a transaction pooler", session.label());
             Err(StepError::new(ErrorKind::Refused, message)
                 .detail("its locks, settings and temporary objects do not outlive a transaction")
