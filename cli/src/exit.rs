@@ -70,7 +70,11 @@ impl Exit {
     /// Returns the code for a journal that cannot be used.
     pub(crate) fn of_journal(error: &JournalError) -> Self {
         match error {
-            JournalError::Held { .. } | JournalError::LeaseLost | JournalError::Format { .. } => Self::Refused,
+            JournalError::Held { .. }
+            | JournalError::HeldByUnknown { .. }
+            | JournalError::Lock { .. }
+            | JournalError::LeaseLost
+            | JournalError::Format { .. } => Self::Refused,
             JournalError::NoSuchRun(_) => Self::BadInput,
             JournalError::Server { error, .. } => Self::of_error(error.kind),
             JournalError::Store { .. } | JournalError::Io { .. } | JournalError::Damaged { .. } => Self::Failed,

@@ -21,6 +21,7 @@ pub mod guard;
 pub mod journal;
 pub mod kinds;
 pub mod locate;
+mod lock;
 pub mod lookup;
 pub mod merge;
 pub mod op;

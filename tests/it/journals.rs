@@ -6,6 +6,7 @@ use std::{
     fs,
     io::{Read as _, Write as _},
     net::{Shutdown, TcpListener, TcpStream},
+    os::unix::fs::PermissionsExt as _,
     path::PathBuf,
     sync::{
         Arc,
@@ -70,10 +71,15 @@ impl Store {
 
     /// Ends what a dead process would not have any more.
     fn kill(&self) {
-        if let Self::Server(server) = self {
-            server.psql("state", "ALTER ROLE mortal NOLOGIN");
-            let left = "SELECT count(pg_terminate_backend(pid, 10000)) FROM pg_stat_activity WHERE usename = 'mortal'";
-            server.psql("state", left);
+        match self {
+            // No lock of a living process can be ended; one on a removed file is seen by nobody.
+            Self::File(folder) => fs::remove_file(folder.path().join("state.lock")).expect("a lease has been taken"),
+            Self::Server(server) => {
+                server.psql("state", "ALTER ROLE mortal NOLOGIN");
+                let left =
+                    "SELECT count(pg_terminate_backend(pid, 10000)) FROM pg_stat_activity WHERE usename = 'mortal'";
+                server.psql("state", left);
+            }
         }
     }
 
@@ -273,6 +279,40 @@ over_both_stores!(
     a_newer_format_is_refused_and_a_missing_journal_is_none,
     a_run_cut_at_every_event_goes_on_to_its_end,
 );
+
+#[test]
+fn a_journal_in_a_file_tells_a_living_holder_from_a_dead_one_by_its_lock() {
+    let store = Store::file();
+    let Store::File(folder) = &store else { unreachable!() };
+    // What they say of themselves tells nothing: the first lives and seems dead, the second the other way round.
+    for named in [dead(), holder("elsewhere", 1, 12345), me()] {
+        let (mut other, mut mine) = (store.open(), store.open());
+        other.acquire("p", &named).unwrap();
+        let refused = mine.acquire("p", &me()).unwrap_err();
+        assert!(matches!(&refused, JournalError::Held { holder, .. } if **holder == named), "{refused}");
+        assert_eq!(mine.holder("p", "here").unwrap(), Some(named.clone()));
+        // Asking and being refused have taken nothing from it.
+        other.create_run(&format!("{named:?}"), "p").unwrap();
+        other.acquire("p", &named).unwrap();
+        assert_eq!(mine.holder("p", "here").unwrap(), Some(named));
+        drop(other);
+        assert_eq!(mine.holder("p", "here").unwrap(), None);
+        mine.acquire("p", &me()).unwrap();
+    }
+    let mode = fs::metadata(folder.path().join("state.lock")).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+}
+
+#[test]
+fn a_journal_that_cannot_be_locked_is_not_used() {
+    let store = Store::file();
+    let Store::File(folder) = &store else { unreachable!() };
+    let mut journal = store.open();
+    fs::create_dir(folder.path().join("state.lock")).unwrap();
+    let refused = journal.acquire("p", &me()).unwrap_err();
+    assert!(matches!(&refused, JournalError::Lock { path, .. } if path.ends_with("state.lock")), "{refused}");
+    assert!(matches!(journal.create_run("r", "p"), Err(JournalError::LeaseLost)));
+}
 
 #[test]
 fn a_journal_tells_a_living_holder_elsewhere_from_a_dead_one_by_its_lock() {

@@ -21,7 +21,7 @@ enum Rule {
 
 /// The section "Layers", in its order.
 const RULES: [Rule; 20] = [
-    Rule::Only { who: &["source", "secret", "error", "explain", "pattern", "spelling", "guard"], of: &[] },
+    Rule::Only { who: &["source", "secret", "error", "explain", "pattern", "spelling", "guard", "lock"], of: &[] },
     Rule::Only { who: &["diagnostic"], of: &["source"] },
     Rule::Only { who: &["yaml"], of: &["diagnostic", "quantity", "secret", "source", "spelling"] },
     Rule::Only { who: &["sql"], of: &["error"] },
@@ -55,7 +55,7 @@ const RULES: [Rule; 20] = [
         ],
     },
     Rule::Only { who: &["event", "state", "schedule"], of: &["action", "error", "event", "plan", "state"] },
-    Rule::Only { who: &["journal"], of: &["error", "event", "postgres"] },
+    Rule::Only { who: &["journal"], of: &["error", "event", "lock", "postgres"] },
     Rule::Never {
         who: &["perform", "postgres", "tool", "survey"],
         of: &["journal", "run", "state", "schedule", "plan", "document", "kinds", "world"],

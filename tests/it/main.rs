@@ -13,6 +13,7 @@ mod env;
 mod fakes;
 mod faults;
 mod guard;
+mod holders;
 mod interrupted;
 mod journals;
 mod layers;

@@ -59,6 +59,13 @@ pub(crate) fn journal_failed(ui: &mut Ui, error: &JournalError) -> Exit {
     }
     let help = match error {
         JournalError::Held { .. } => "wait until it has ended, or stop it; a dead one's lock is taken over by itself",
+        JournalError::HeldByUnknown { .. } => {
+            "`lslocks` tells which process has it; wait until that has ended, or stop it"
+        }
+        JournalError::Lock { .. } => {
+            "check the rights of this file; if its file system knows no locks, name a folder on another one with --state, or a \
+             journal in PostgreSQL (--state postgres://…)"
+        }
         JournalError::LeaseLost => "look with `pgplan status` who runs it now",
         JournalError::Format { .. } => "use a newer pgplan, or another --state",
         JournalError::NoSuchRun(_) => "`pgplan runs` lists the runs",

@@ -112,19 +112,20 @@ impl Journal {
     #[must_use]
     pub fn lost(&self) -> CancellationToken {
         match &self.0 {
-            // Nobody takes a lease from a process that lives on the same machine.
+            // Nobody takes a lease whose lock is held, and nothing but the end of its process ends the lock.
             Store::File(_) => CancellationToken::new(),
             Store::Server(server) => server.lost(),
         }
     }
 
-    /// Returns who holds the lease of a plan and lives; `host` is the name of this machine.
+    /// Returns who holds the lease of a plan and lives; `host` is the name of this machine, which a shared journal asks for
+    /// a holder whose connection is broken for the moment.
     ///
     /// # Errors
     /// When the store cannot be read.
     pub fn holder(&self, plan: &str, host: &str) -> Result<Option<Holder>, JournalError> {
         match &self.0 {
-            Store::File(file) => file.holder(plan, host),
+            Store::File(file) => file.holder(plan),
             Store::Server(server) => server.holder(plan, host),
         }
     }
@@ -236,6 +237,22 @@ pub enum JournalError {
         plan: String,
         /// Who.
         holder: Box<Holder>,
+    },
+    /// A process that the lease's row does not name has its lock.
+    #[error("a process that says nothing of itself holds the lease of plan `{plan}`, a lock on {path}", path = path.display())]
+    HeldByUnknown {
+        /// The plan.
+        plan: String,
+        /// The file of locks.
+        path: PathBuf,
+    },
+    /// The file of locks cannot be opened, or its file system knows no locks.
+    #[error("{path} cannot be locked, and nothing else tells a living run from a dead one: {error}", path = path.display())]
+    Lock {
+        /// The file.
+        path: PathBuf,
+        /// The system's error.
+        error: std::io::Error,
     },
     /// The lease was taken over while this process was away.
     #[error("another process has taken over the run; this one must not write any more")]

@@ -1,4 +1,7 @@
 //! The journal in a SQLite file: WAL, `synchronous=FULL`, readable by `status` while a run goes on.
+//!
+//! The sign of life of a lease's holder is a lock beside the file ([`crate::lock`]). It is taken and given back inside
+//! the transaction that writes the lease's row, so that who finds it held in a transaction reads who holds it.
 
 use std::{
     fs,
@@ -11,7 +14,10 @@ use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior, params};
 
 use super::{FORMAT, JournalError, Row, RunLine, known_holder};
-use crate::event::{Event, EventKind, Holder};
+use crate::{
+    event::{Event, EventKind, Holder},
+    lock::{self, Lock},
+};
 
 const SCHEMA: &str = "
 CREATE TABLE IF NOT EXISTS run (id TEXT PRIMARY KEY, plan TEXT NOT NULL, created_at TEXT NOT NULL) STRICT;
@@ -25,7 +31,15 @@ CREATE TABLE IF NOT EXISTS lease (plan TEXT PRIMARY KEY, epoch INTEGER NOT NULL,
 pub(super) struct File {
     path: PathBuf,
     connection: Connection,
-    lease: Option<(String, i64)>,
+    lease: Option<Lease>,
+}
+
+/// A lease that this journal has; nobody else takes it as long as its lock is held.
+#[derive(Debug)]
+struct Lease {
+    plan: String,
+    epoch: i64,
+    lock: Lock,
 }
 
 impl File {
@@ -59,17 +73,24 @@ impl File {
     }
 
     pub(super) fn acquire(&mut self, plan: &str, me: &Holder) -> Result<(), JournalError> {
+        // One lease at a time; and its own lock would be in the way of a second one on the same plan.
+        self.release()?;
         let path = self.path.clone();
         let store = |error| JournalError::Store { path: path.clone(), error };
         let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(store)?;
+        // After the transaction, so that it is given back before that ends, should this fail.
+        let lock = lock::take(folder(&path), &sign_of_life(plan))?;
         let row: Option<(i64, Option<String>)> = transaction
             .query_row("SELECT epoch, holder FROM lease WHERE plan = ?1", [plan], |row| Ok((row.get(0)?, row.get(1)?)))
             .optional()
             .map_err(store)?;
         let (epoch, holder) = row.unwrap_or((0, None));
-        if let Some(holder) = known_holder(holder).filter(|holder| is_alive(holder, &me.host) && holder != me) {
-            return Err(JournalError::Held { plan: plan.to_owned(), holder: Box::new(holder) });
-        }
+        let Some(lock) = lock else {
+            return Err(match known_holder(holder) {
+                Some(holder) => JournalError::Held { plan: plan.to_owned(), holder: Box::new(holder) },
+                None => JournalError::HeldByUnknown { plan: plan.to_owned(), path: folder(&path).join(lock::FILE) },
+            });
+        };
         let json = super::holder_text(me)?;
         transaction
             .execute(
@@ -79,26 +100,32 @@ impl File {
             )
             .map_err(store)?;
         transaction.commit().map_err(store)?;
-        self.lease = Some((plan.to_owned(), epoch + 1));
+        self.lease = Some(Lease { plan: plan.to_owned(), epoch: epoch + 1, lock });
         Ok(())
     }
 
     pub(super) fn release(&mut self) -> Result<(), JournalError> {
-        if let Some((plan, epoch)) = self.lease.take() {
-            self.connection
-                .execute("UPDATE lease SET holder = NULL WHERE plan = ?1 AND epoch = ?2", params![plan, epoch])
-                .map_err(|error| self.store_error(error))?;
-        }
-        Ok(())
+        let Some(Lease { plan, epoch, lock }) = self.lease.take() else { return Ok(()) };
+        let path = self.path.clone();
+        let store = |error| JournalError::Store { path: path.clone(), error };
+        let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(store)?;
+        transaction
+            .execute("UPDATE lease SET holder = NULL WHERE plan = ?1 AND epoch = ?2", params![plan, epoch])
+            .map_err(store)?;
+        drop(lock);
+        transaction.commit().map_err(store)
     }
 
-    pub(super) fn holder(&self, plan: &str, host: &str) -> Result<Option<Holder>, JournalError> {
+    pub(super) fn holder(&self, plan: &str) -> Result<Option<Holder>, JournalError> {
+        if !lock::is_held(folder(&self.path), &sign_of_life(plan))? {
+            return Ok(None);
+        }
         let json: Option<Option<String>> = self
             .connection
             .query_row("SELECT holder FROM lease WHERE plan = ?1", [plan], |row| row.get(0))
             .optional()
             .map_err(|error| self.store_error(error))?;
-        Ok(known_holder(json.flatten()).filter(|holder| is_alive(holder, host)))
+        Ok(known_holder(json.flatten()))
     }
 
     pub(super) fn create_run(&mut self, id: &str, plan: &str) -> Result<(), JournalError> {
@@ -147,12 +174,12 @@ impl File {
     ) -> Result<(), JournalError> {
         let path = self.path.clone();
         let store = |error| JournalError::Store { path: path.clone(), error };
-        let (plan, mine) = self.lease.clone().ok_or(JournalError::LeaseLost)?;
+        let Some(Lease { plan, epoch: mine, .. }) = &self.lease else { return Err(JournalError::LeaseLost) };
         let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(store)?;
         let epoch: i64 = transaction
             .query_row("SELECT epoch FROM lease WHERE plan = ?1", [plan], |row| row.get(0))
             .map_err(store)?;
-        if epoch != mine {
+        if epoch != *mine {
             return Err(JournalError::LeaseLost);
         }
         change(&transaction).map_err(store)?;
@@ -209,9 +236,20 @@ pub fn next_event(last: u64, kind: EventKind) -> Event {
     Event { seq, at: now(), kind }
 }
 
-/// A holder on another host is taken for alive: only its own host can tell.
-fn is_alive(holder: &Holder, here: &str) -> bool {
-    holder.host != here || super::runs_here(holder)
+/// Returns what the lock of a plan's lease is called.
+fn sign_of_life(plan: &str) -> String {
+    format!("lease of {plan}")
+}
+
+/// Returns the folder that a journal's file is in.
+fn folder(file: &Path) -> &Path {
+    file.parent().unwrap_or(Path::new("."))
+}
+
+impl From<lock::Failed> for JournalError {
+    fn from(lock::Failed { path, error }: lock::Failed) -> Self {
+        Self::Lock { path, error }
+    }
 }
 
 /// Returns the kernel's start time of a process (`/proc/PID/stat`, field 22); `None` when there is no such process.
