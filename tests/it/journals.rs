@@ -6,7 +6,7 @@ use std::{
     fs,
     io::{Read as _, Write as _},
     net::{Shutdown, TcpListener, TcpStream},
-    os::unix::fs::PermissionsExt as _,
+    os::unix::fs::{MetadataExt as _, PermissionsExt as _},
     path::PathBuf,
     sync::{
         Arc,
@@ -301,6 +301,28 @@ fn a_journal_in_a_file_tells_a_living_holder_from_a_dead_one_by_its_lock() {
     }
     let mode = fs::metadata(folder.path().join("state.lock")).unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o600);
+}
+
+/// A run with a budget reads its own journal a second time, for earlier times. Without SQLite's locks, another program that
+/// looks at the journal may take itself for the last one and remove the log that the run goes on to write.
+#[test]
+fn a_journal_that_is_opened_twice_keeps_the_locks_of_sqlite() {
+    let store = Store::file();
+    let Store::File(folder) = &store else { unreachable!() };
+    let first = store.open();
+    let inode = fs::metadata(folder.path().join("state.db")).unwrap().ino();
+    let (mine, place) = (format!(" {} ", std::process::id()), format!(":{inode} "));
+    let locks = || {
+        let all = fs::read_to_string("/proc/locks").unwrap();
+        all.lines().filter(|line| line.contains(&mine) && line.contains(&place)).count()
+    };
+    assert_eq!(locks(), 1);
+    let second = store.open();
+    assert_eq!(locks(), 1);
+    drop(second);
+    assert_eq!(locks(), 1);
+    drop(first);
+    assert_eq!(locks(), 0);
 }
 
 #[test]

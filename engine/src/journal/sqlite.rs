@@ -4,7 +4,7 @@
 //! the transaction that writes the lease's row, so that who finds it held in a transaction reads who holds it.
 
 use std::{
-    fs,
+    fs, io,
     os::unix::fs::{DirBuilderExt, OpenOptionsExt},
     path::{Path, PathBuf},
     time::Duration,
@@ -47,8 +47,12 @@ impl File {
     pub(super) fn open(folder: &Path) -> Result<Self, JournalError> {
         let path = folder.join("state.db");
         make_private_folder(folder)?;
-        let made = fs::OpenOptions::new().create(true).append(true).mode(0o600).open(&path);
-        made.map_err(|error| JournalError::Io { path: path.clone(), error })?;
+        // One that is there is not touched: closing it would end the locks that SQLite has on it for a journal that this
+        // process has open, and another process that looks would take the log of that journal away as nobody's.
+        match fs::OpenOptions::new().create_new(true).write(true).mode(0o600).open(&path) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            made => drop(made.map_err(|error| JournalError::Io { path: path.clone(), error })?),
+        }
         Self::prepare(&path).map_err(|error| error.into_journal_error(path))
     }
 
