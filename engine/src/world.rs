@@ -56,7 +56,7 @@ mod expect;
 mod look;
 mod process;
 
-pub use process::{is_alive, this_process};
+pub use process::this_process;
 
 /// What a person says to a question.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -122,9 +122,10 @@ impl Rehearse {
             Ok(options) => Options { id: id.clone(), ..options },
             Err(error) => return Ok(failed(ui, &error)),
         };
-        if let Err(error) = leftovers::begin(&folder, &me) {
-            return Ok(failed(ui, &error));
-        }
+        let alive = match leftovers::begin(&folder, &me) {
+            Ok(alive) => alive,
+            Err(error) => return Ok(failed(ui, &error)),
+        };
         let stop = Stop::default();
         let now = Now::default();
         // Nobody else knows its journal.
@@ -132,6 +133,7 @@ impl Rehearse {
         let rehearsed = Box::pin(self.rehearse(ui, plan, &options, &me, &stop, &now)).await;
         ui.say("removing the throwaway servers");
         let left = leftovers::remove(&id, &folder).await;
+        drop(alive);
         left.iter().for_each(|line| ui.say(format!("{} {line}", paint("warning:", Tone::Warn))));
         match rehearsed? {
             Ok(rehearsed) => self.end(ui, plan, kept, &rehearsed, &me, assumed),

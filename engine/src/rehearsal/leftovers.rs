@@ -11,8 +11,8 @@ use super::{files, folder_of_servers};
 use crate::{
     error::{ErrorKind, StepError},
     event::Holder,
+    lock::{self, Lock},
     perform::{self, PerformCx, Progress},
-    world::is_alive,
 };
 
 /// The file that says whose rehearsal a folder is; it goes when the rehearsal has been cleaned up.
@@ -21,16 +21,32 @@ const HOLDER: &str = "holder.json";
 const ATTEMPTS: u32 = 6;
 const PAUSE: std::time::Duration = std::time::Duration::from_millis(500);
 /// What stays in the folder of a rehearsal.
-const KEPT: [&str; 3] = ["state.db", "state.db-wal", "state.db-shm"];
+const KEPT: [&str; 4] = ["state.db", "state.db-wal", "state.db-shm", lock::FILE];
+/// What the lock is called that a rehearsal holds while it lives.
+const SIGN_OF_LIFE: &str = "rehearsal";
 
-/// Makes the folder of a rehearsal (0700) and marks it as this process's.
+/// The sign of life of a rehearsal: nothing of it is taken for left as long as this is there.
+#[derive(Debug)]
+pub struct Alive {
+    _lock: Lock,
+}
+
+/// Makes the folder of a rehearsal (0700) and marks it as this process's for as long as what it returns is kept.
 ///
 /// # Errors
-/// When it cannot be made.
-pub fn begin(folder: &Path, me: &Holder) -> Result<(), StepError> {
+/// When it cannot be made or locked.
+pub fn begin(folder: &Path, me: &Holder) -> Result<Alive, StepError> {
     files::make_folder(folder)?;
+    let taken = lock::take(folder, SIGN_OF_LIFE).map_err(unlockable)?;
+    let lock = taken
+        .ok_or_else(|| StepError::new(ErrorKind::Refused, format!("another rehearsal is in {}", folder.display())))?;
     let text = serde_json::to_string(me).map_err(|error| StepError::new(ErrorKind::Internal, error.to_string()))?;
-    files::write(&folder.join(HOLDER), &text)
+    files::write(&folder.join(HOLDER), &text)?;
+    Ok(Alive { _lock: lock })
+}
+
+fn unlockable(lock::Failed { path, error }: lock::Failed) -> StepError {
+    StepError::io("lock", &path, &error).help("name a folder on a file system that knows locks with --state")
 }
 
 /// Stops and removes the servers of a rehearsal, and removes its dumps; returns what could not be removed.
@@ -89,17 +105,21 @@ pub async fn remove_dead(rehearsals: &Path) -> (Vec<String>, Vec<String>) {
         folders.extend(entries(plan, &mut left).into_iter().filter(|folder| folder.is_dir()));
     }
     for folder in folders {
-        let text = match fs::read(folder.join(HOLDER)) {
-            Ok(text) => text,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+        match folder.join(HOLDER).try_exists() {
+            Ok(true) => {}
+            Ok(false) => continue,
             Err(error) => {
-                left.push(format!("{} cannot be read: {error}", folder.join(HOLDER).display()));
+                left.push(format!("{} cannot be looked for: {error}", folder.join(HOLDER).display()));
                 continue;
             }
-        };
-        let holder = serde_json::from_slice::<Holder>(&text);
-        if holder.is_ok_and(|holder| is_alive(&holder)) {
-            continue;
+        }
+        match lock::is_held(&folder, SIGN_OF_LIFE) {
+            Ok(false) => {}
+            Ok(true) => continue,
+            Err(error) => {
+                left.push(unlockable(error).to_string());
+                continue;
+            }
         }
         let Some(id) = folder.file_name().map(|name| name.to_string_lossy().into_owned()) else { continue };
         let wrong = remove(&id, &folder).await;
@@ -144,5 +164,31 @@ fn plain_cx(folder: &Path) -> PerformCx {
         held: Arc::default(),
         idle: Arc::default(),
         clients: Arc::default(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::world::this_process;
+
+    #[tokio::test]
+    async fn what_is_left_is_told_by_a_lock_and_not_by_a_name() {
+        let rehearsals = tempfile::tempdir().expect("a temporary folder can be made");
+        let folder = rehearsals.path().join("p/r");
+        // It lives, on a host and under a pid that are not there.
+        let unseen = Holder { pid: 4_194_305, ..this_process() };
+        for me in [Holder { host: "elsewhere".to_owned(), ..unseen.clone() }, unseen, this_process()] {
+            let alive = begin(&folder, &me).expect("it begins");
+            fs::write(folder.join("secret"), "").expect("the file can be written");
+            let nothing = (Vec::new(), Vec::<String>::new());
+            assert_eq!(remove_dead(rehearsals.path()).await, nothing, "{me:?}");
+            assert!(folder.join("secret").exists(), "{me:?}");
+            assert_eq!(begin(&folder, &me).expect_err("it is in use").kind, ErrorKind::Refused);
+            drop(alive);
+            assert_eq!(remove_dead(rehearsals.path()).await, (vec!["r".to_owned()], Vec::new()), "{me:?}");
+            assert!(!folder.join("secret").exists() && folder.join(lock::FILE).exists());
+            assert_eq!(remove_dead(rehearsals.path()).await, nothing, "once is enough");
+        }
     }
 }

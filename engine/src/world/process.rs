@@ -1,4 +1,4 @@
-//! The process that runs a plan, and whether another one still does.
+//! The process that runs a plan.
 
 use jiff::Timestamp;
 
@@ -17,12 +17,6 @@ pub fn this_process() -> Holder {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         since: Timestamp::now(),
     }
-}
-
-/// Returns whether a process of this machine is still there; one of another machine counts as there.
-#[must_use]
-pub fn is_alive(holder: &Holder) -> bool {
-    holder.host != host() || process_start(holder.pid) == Some(holder.started)
 }
 
 fn host() -> String {
