@@ -18,8 +18,8 @@ const PLAN: &str = "version: 1\nname: p\nsteps:\n  - { id: one, command: [sh, -c
 /// A step beside them that waits for a person.
 const LOST: &str = "  - { id: lost, needs: [], command: [sh, -c, 'kill -9 $$'] }\n";
 
-/// Its own group, so that the guard that ends the programs of a dead pgplan does not reach it.
-const DEAF: &str = "setsid sh -c \"trap : TERM; echo \\$\\$ > pid; mv pid deaf; sleep 600\" & until test -e deaf; do \
+/// Its program is in a session of its own, where the guard that ends the programs of a dead pgplan does not reach it.
+const DEAF: &str = "setsid sh -c \"echo \\$\\$ > pid; mv pid deaf; exec sleep 600\" & until test -e deaf; do \
                     sleep 0.01; done; touch begun; test -e go || sleep 600; echo slow >> log";
 const SLOW: &str = "touch begun; until test -e go; do sleep 0.01; done; echo slow >> log";
 
