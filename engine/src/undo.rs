@@ -261,7 +261,7 @@ impl Run<'_> {
         actions.iter().any(|a| a.status == ActionStatus::Undoing && back.actions.contains(&a.action.id))
     }
 
-    fn side_cx(&self, step: &str, action: &str, stop: &Stop) -> ActionCx {
+    pub(crate) fn side_cx(&self, step: &str, action: &str, stop: &Stop) -> ActionCx {
         let (sender, _inbox) = unbounded_channel();
         ActionCx {
             run: self.state.id.clone(),

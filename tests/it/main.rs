@@ -15,6 +15,7 @@ mod faults;
 mod guard;
 mod holders;
 mod interrupted;
+mod journal_cuts;
 mod journals;
 mod layers;
 mod live_claims;

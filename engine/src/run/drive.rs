@@ -22,7 +22,7 @@ use crate::{
     op::{Op, merge},
     plan::{Downtime, Plan, Step},
     schedule::{self, Next},
-    state::{ActionState, RunState, StepState, StepStatus},
+    state::{ActionState, ActionStatus, RunState, StepState, StepStatus},
 };
 
 impl Run<'_> {
@@ -61,7 +61,10 @@ impl Run<'_> {
         if matches!(ending, Ending::Ended(Outcome::Succeeded | Outcome::Undone)) {
             let outputs = self.outputs();
             match receipted(self.plan, &self.state, |step| world.own_undo(step, Arc::clone(&outputs))) {
-                Ok(databases) => warnings = world.settle(databases, outputs).await,
+                Ok(databases) => {
+                    warnings = self.open_for_receipts(world, stop).await;
+                    warnings.extend(world.settle(databases, self.outputs()).await);
+                }
                 Err(error) => warnings.push(format!("the receipts could not be dropped: {error}")),
             }
         }
@@ -73,6 +76,44 @@ impl Run<'_> {
             Ending::Interrupted => EventKind::RunInterrupted { by: stop.by().to_owned() },
         });
         self.record(events)
+    }
+
+    /// Opens again what leads to receipts and ended with an earlier session: tunnels, addresses that a platform tells.
+    /// What was taken back is not made anew for them, only tunnels are. Returns warnings.
+    async fn open_for_receipts<W: World>(&mut self, world: &Arc<W>, stop: &Stop) -> Vec<String> {
+        let plan = self.plan;
+        let leaves = |step: &&Step| {
+            let actions = self.state.steps.get(&step.id).map(|state| state.actions.as_slice()).unwrap_or_default();
+            actions.iter().filter(|action| action.started_at.is_some()).any(|action| {
+                let back = || step.undo.is_some() || action.action.undo.as_deref().and_then(receipted_in).is_some();
+                receipted_in(&action.action.op).is_some() || self.state.going_back && back()
+            })
+        };
+        let leaving: Vec<&Step> = plan.steps.iter().filter(leaves).collect();
+        let mut warnings = Vec::new();
+        for step in &plan.steps {
+            let is_needed = leaving.iter().any(|later| plan.is_ancestor(&step.id, &later.id));
+            if !is_needed || self.memory.contains_key(&step.id) {
+                continue;
+            }
+            let actions = self.state.steps.get(&step.id).map(|state| state.actions.clone()).unwrap_or_default();
+            for action in actions.into_iter().filter(|action| action.action.volatile) {
+                let is_there = match action.status {
+                    ActionStatus::Finished => true,
+                    ActionStatus::Undone => matches!(action.action.op, Op::Tunnel(_)),
+                    _ => false,
+                };
+                if !is_there {
+                    continue;
+                }
+                let cx = self.side_cx(&step.id, &action.action.id, stop);
+                match world.perform(step, &action.action, cx).await {
+                    Ok(output) => self.remember(&step.id, &output),
+                    Err(error) => warnings.push(format!("`{}` leads to receipts and is not open: {error}", step.id)),
+                }
+            }
+        }
+        warnings
     }
 
     async fn turn<W: World>(

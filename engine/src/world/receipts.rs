@@ -8,6 +8,7 @@ use crate::{
     claim::{Purpose, tag},
     error::{ErrorKind, StepError},
     lookup::Lookup,
+    postgres::ConnInfo,
     receipt,
     run::{Receipted, World, receipted},
     state::RunState,
@@ -61,22 +62,26 @@ impl Real {
     }
 
     async fn forget_in(&self, run: &str, database: &str, wide: Receipted, names: &Lookup) -> Result<(), StepError> {
-        match names.connection(database)? {
-            Known::Now(info) => self.claims.claim(database, &info).await?,
-            Known::After(step) => {
-                let message = format!("its address is known only after step `{step}`");
-                return Err(StepError::new(ErrorKind::Connection, message));
-            }
-        }
+        self.claims.claim(database, &address(database, names)?).await?;
         self.drop_receipts(run, database, wide, names).await
     }
 
     async fn drop_receipts(&self, run: &str, database: &str, wide: Receipted, names: &Lookup) -> Result<(), StepError> {
-        let Known::Now(info) = names.connection(database)? else { return Ok(()) };
+        let info = address(database, names)?;
         let name = format!("{} settle", tag(Purpose::Work, &self.settings.run_id, self.settings.session));
         match wide {
             Receipted::Database => receipt::drop_in(&info, &name, run).await,
             Receipted::Server => receipt::drop_everywhere(&info, &name, run).await,
+        }
+    }
+}
+
+/// Returns where a database is; that this is not known is an error, as receipts may be there.
+fn address(database: &str, names: &Lookup) -> Result<ConnInfo, StepError> {
+    match names.connection(database)? {
+        Known::Now(info) => Ok(info),
+        Known::After(step) => {
+            Err(StepError::new(ErrorKind::Connection, format!("its address is known only after step `{step}`")))
         }
     }
 }

@@ -1,0 +1,104 @@
+//! Journals of real runs, cut behind an event as a kill leaves them, while the world is as it was then.
+
+use std::fs;
+
+use pgplan_engine::{
+    event::{Event, EventKind},
+    journal::{Journal, Location},
+    world::this_process,
+};
+use serde_json::json;
+
+use crate::{cluster::Cluster, env::TestEnv};
+
+fn place(env: &TestEnv) -> Location {
+    Location::Folder(env.work().join(".pgplan"))
+}
+
+/// Returns the only run of a journal.
+fn events(env: &TestEnv) -> (String, String, Vec<Event>) {
+    let journal = Journal::open(&place(env)).expect("the journal can be opened");
+    let runs = journal.runs().expect("the runs can be read");
+    assert_eq!(runs.len(), 1, "{runs:?}");
+    let events = journal.events(&runs[0].id).expect("the events can be read");
+    (runs[0].id.clone(), runs[0].plan.clone(), events)
+}
+
+/// Puts a journal in the place of another that holds just these events.
+fn write(env: &TestEnv, run: &str, plan: &str, events: &[Event]) {
+    for file in ["state.db", "state.db-wal", "state.db-shm"] {
+        fs::remove_file(env.work().join(".pgplan").join(file)).ok();
+    }
+    let mut journal = Journal::open(&place(env)).expect("a journal can be made");
+    journal.acquire(plan, &this_process()).expect("nobody holds it");
+    journal.create_run(run, plan).expect("it has no run yet");
+    journal.append(run, events).expect("they go on from each other");
+    journal.release().expect("it can be given back");
+}
+
+/// Kills a run that ended well right before that was written down.
+fn without_its_end(env: &TestEnv) {
+    let (run, plan, events) = events(env);
+    let last = events.last().map(|event| &event.kind);
+    assert!(matches!(last, Some(EventKind::RunEnded { .. })), "{last:?}");
+    write(env, &run, &plan, &events[..events.len() - 1]);
+}
+
+/// A tunnel of one's own, whose number is in a file, and steps around it that close it.
+const BEHIND_A_TUNNEL: &str = r#"version: 1
+name: p
+databases: { through: { url: "${{ steps.tunnel.outputs.url }}" } }
+steps:
+  - id: first
+    command: { run: ["true"] }
+    undo: { run: [sh, cut] }
+  - id: tunnel
+    tunnel:
+      run: [sh, -c, "echo $$ > pid; exec aptible db:tunnel old"]
+      outputs: { url: { parse: { regex: 'Connect at (postgres(?:ql)?://\S+)' }, secret: true } }
+  - id: note
+    sql: { database: through, run: "INSERT INTO log VALUES ('done')" }
+    undo: { database: through, sql: "DELETE FROM log" }
+  - id: last
+    command: { run: [sh, cut] }
+    undo: none
+"#;
+
+#[test]
+fn receipts_behind_a_tunnel_go_when_a_run_was_killed_before_its_end() {
+    let server = Cluster::start("15");
+    server.psql("postgres", "CREATE TABLE log (what text)");
+    let env = TestEnv::new();
+    env.set_fakes(&json!({ "databases": { "old": { "version": "15", "url": server.url("postgres") } } }));
+    env.write("p.yaml", BEHIND_A_TUNNEL);
+    env.write("cut", "kill $(cat pid)");
+    let receipts = || server.psql("postgres", "SELECT count(*) FROM pg_namespace WHERE nspname = 'pgplan'");
+    let rows = || server.psql("postgres", "SELECT count(*) FROM log");
+    for (command, word, left) in [("apply", "succeeded", "1"), ("undo", "undone", "0")] {
+        let done = env.pgplan(&[command, "p.yaml", "--yes"]).expect(0).stderr;
+        assert!(done.contains("the receipts in `through` could not be dropped"), "{done}");
+        assert_eq!((receipts().as_str(), rows().as_str()), ("1", left));
+        without_its_end(&env);
+        let done = env.pgplan(&[command, "p.yaml", "--yes"]).expect(0).stderr;
+        assert!(!done.contains("could not be dropped"), "{done}");
+        assert_eq!((receipts().as_str(), rows().as_str()), ("0", left), "{done}");
+        assert!(env.pgplan(&["runs"]).expect(0).stdout.contains(word));
+    }
+}
+
+#[test]
+fn receipts_that_cannot_be_reached_any_more_are_told() {
+    let server = Cluster::start("15");
+    server.psql("postgres", "CREATE TABLE log (what text)");
+    let env = TestEnv::new();
+    env.set_fakes(&json!({ "databases": { "old": { "version": "15", "url": server.url("postgres") } } }));
+    env.write("p.yaml", BEHIND_A_TUNNEL);
+    env.write("cut", "kill $(cat pid)");
+    env.pgplan(&["apply", "p.yaml"]).expect(0);
+    without_its_end(&env);
+    env.set_fakes(&json!({}));
+    let done = env.pgplan(&["apply", "p.yaml"]).expect(0).stderr;
+    assert!(done.contains("`tunnel` leads to receipts and is not open"), "{done}");
+    assert!(done.contains("the value of `steps.tunnel.outputs.url` is not known in this session"), "{done}");
+    assert_eq!(server.psql("postgres", "SELECT count(*) FROM pgplan.receipt"), "1");
+}
