@@ -389,3 +389,16 @@ fn a_fence_that_was_open_in_between_counts_what_was_written_then() {
     env.pgplan(&["apply", "p.yaml", "--rerun", "fence"]).expect(0);
     assert_eq!(access(&server), before);
 }
+
+#[test]
+fn receipts_of_steps_before_a_fence_that_stays_go_with_the_run() {
+    let server = Cluster::start("15");
+    load(&server);
+    let env = TestEnv::new();
+    let sql = "  - sql: { database: db, run: \"INSERT INTO log VALUES ('plan')\" }\n";
+    env.write("p.yaml", &plan("p", &server.url("app"), &format!("{sql}{FENCE}")));
+    let done = env.pgplan(&["apply", "p.yaml"]).expect(0);
+    assert!(!done.stderr.contains("warning"), "{}", done.stderr);
+    let left = "SELECT (SELECT count(*) FROM pg_namespace WHERE nspname = 'pgplan'), current_setting('default_transaction_read_only')";
+    assert_eq!(server.psql("app", left), "0|on", "the fence stands");
+}
