@@ -52,16 +52,14 @@ pub fn way_back(
         let actions = state.steps.get(&step.id).map(|step| step.actions.as_slice()).unwrap_or_default();
         actions.iter().filter(|action| is_begun(action)).collect()
     };
-    let mut steps: Vec<&Step> = plan.steps.iter().collect();
-    steps.sort_by_key(|step| {
-        let first = begun(step).iter().filter_map(|action| action.started_at).min();
-        std::cmp::Reverse(first)
-    });
-    for step in steps {
+    // The last begun first. What a later session has opened or proved anew was begun again after steps that stand on it:
+    // it is not taken back before them, nor when the point of no return lies after it.
+    let mut waiting: Vec<&Step> = plan.steps.iter().filter(|step| !begun(step).is_empty()).collect();
+    waiting.sort_by_key(|step| std::cmp::Reverse(state.steps.get(&step.id).and_then(|state| state.started_at)));
+    let carries = |step: &Step, waiting: &[&Step]| waiting.iter().any(|later| plan.is_ancestor(&step.id, &later.id));
+    while let Some(at) = waiting.iter().position(|step| !carries(step, &waiting)) {
+        let step = waiting.remove(at);
         let actions = begun(step);
-        if actions.is_empty() {
-            continue;
-        }
         if step.point_of_no_return {
             way.stops_at = Some(step.id.clone());
             break;

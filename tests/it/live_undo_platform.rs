@@ -163,3 +163,32 @@ fn a_server_of_an_earlier_run_stays_when_a_later_one_is_taken_back() {
     assert_eq!(managed.postmasters(), Vec::<i32>::new());
     assert!(!std::path::Path::new(&managed.data_dir()).exists());
 }
+
+#[test]
+fn what_a_later_session_opened_again_is_taken_back_after_what_stands_on_it() {
+    let server = Cluster::start("18");
+    server.psql("postgres", "CREATE TABLE log (what text)");
+    let env = TestEnv::new();
+    env.set_fakes(&json!({ "databases": {}, "spare": { "18": server.url("postgres") } }));
+    let text = "version: 1\nname: p\ndatabases: { new: { url: \"${{ steps.new.outputs.url }}\" } }\nsteps:\n  \
+         - id: new\n    provision: { platform: aptible, name: new-db, version: \"18\" }\n  \
+         - id: fill\n    sql: { database: new, run: \"INSERT INTO log VALUES ('done')\" }\n    \
+           undo: { database: new, sql: \"DELETE FROM log\" }\nPONR  \
+         - id: last\n    command: { run: [test, -e, mended] }\n    undo: none\n";
+    let made = || env.fakes()["databases"]["new-db"]["status"] != "deprovisioned";
+    let rows = || server.psql("postgres", "SELECT count(*) FROM log");
+
+    // What was made before the point of no return stays, however often its address was asked for again since.
+    env.write("p.yaml", &text.replace("PONR", "    point_of_no_return: true\n"));
+    for _ in 0..2 {
+        env.pgplan(&["apply", "p.yaml"]).expect(1);
+    }
+    let undone = env.pgplan(&["undo", "p.yaml", "--yes"]).expect(0);
+    assert!(undone.stderr.contains("`fill` is the point of no return"), "{}", undone.stderr);
+    assert_eq!((made(), rows().as_str()), (true, "1"), "{}", undone.stderr);
+
+    env.write("p.yaml", &text.replace("PONR", ""));
+    env.pgplan(&["apply", "p.yaml", "--accept"]).expect(1);
+    let undone = env.pgplan(&["undo", "p.yaml", "--yes"]).expect(0);
+    assert_eq!((made(), rows().as_str()), (false, "0"), "{}", undone.stderr);
+}
