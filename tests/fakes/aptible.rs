@@ -271,8 +271,9 @@ fn forward(client: &TcpStream, place: &(String, u16)) -> io::Result<()> {
         to_server.shutdown(Shutdown::Write).and(copied.map(|_| ()))
     });
     let (mut from_server, mut to_client) = (server, client.try_clone()?);
-    io::copy(&mut from_server, &mut to_client)?;
-    client.shutdown(Shutdown::Both)?;
+    let copied = io::copy(&mut from_server, &mut to_client);
+    // Also when the server has reset the connection: the client would wait for ever.
+    client.shutdown(Shutdown::Both).and(copied)?;
     upstream.join().unwrap_or(Ok(()))
 }
 

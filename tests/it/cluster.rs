@@ -63,16 +63,8 @@ impl Cluster {
             .tempdir_in("/tmp")
             .expect("a folder in /tmp can be made");
         give_to_server_user(folder.path());
-        let template = template(&settings);
-        let copied = as_server_user("cp")
-            .arg("-r")
-            .arg("--reflink=auto")
-            .arg(&template)
-            .arg(folder.path().join("data"))
-            .status();
-        assert!(copied.is_ok_and(|status| status.success()), "cannot copy the template {}", template.display());
         let mut cluster = Self { settings, folder, port: 0, postmaster: None };
-        cluster.configure();
+        cluster.fill();
         cluster.restart();
         if let Some(password) = &cluster.settings.password {
             let (role, password) = (cluster.settings.superuser.replace('"', "\"\""), password.replace('\'', "''"));
@@ -82,6 +74,21 @@ impl Cluster {
             );
         }
         cluster
+    }
+
+    /// Puts a fresh server of the same kind in its place.
+    pub(crate) fn renew(&mut self) {
+        self.stop();
+        fs::remove_dir_all(self.data()).expect("the data directory can be removed");
+        self.fill();
+        self.restart();
+    }
+
+    fn fill(&self) {
+        let template = template(&self.settings);
+        let copied = as_server_user("cp").arg("-r").arg("--reflink=auto").arg(&template).arg(self.data()).status();
+        assert!(copied.is_ok_and(|status| status.success()), "cannot copy the template {}", template.display());
+        self.configure();
     }
 
     fn configure(&self) {
@@ -165,8 +172,7 @@ impl Cluster {
         let Some(postmaster) = &self.postmaster else {
             return;
         };
-        let children = fs::read_to_string(format!("/proc/{0}/task/{0}/children", postmaster.id())).unwrap_or_default();
-        let children: Vec<i32> = children.split_whitespace().filter_map(|pid| pid.parse().ok()).collect();
+        let children = children_of(postmaster);
         self.end(Signal::SIGKILL);
         for pid in children {
             kill(Pid::from_raw(pid), Signal::SIGKILL).ok();
@@ -189,6 +195,14 @@ impl Cluster {
             }
             sleep(Duration::from_millis(5));
         }
+    }
+
+    /// Returns the processes of sessions that came over TCP: all but those of [`Cluster::psql`].
+    pub(crate) fn sessions(&self) -> Vec<i32> {
+        let title = |pid: &i32| fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        let mut found = self.postmaster.as_ref().map(children_of).unwrap_or_default();
+        found.retain(|pid| title(pid).contains(" 127.0.0.1("));
+        found
     }
 
     /// Starts the server again when it was killed.
@@ -261,6 +275,11 @@ impl Drop for Cluster {
     fn drop(&mut self) {
         self.end(Signal::SIGQUIT);
     }
+}
+
+fn children_of(postmaster: &Child) -> Vec<i32> {
+    let children = fs::read_to_string(format!("/proc/{0}/task/{0}/children", postmaster.id())).unwrap_or_default();
+    children.split_whitespace().filter_map(|pid| pid.parse().ok()).collect()
 }
 
 fn is_zombie(pid: i32) -> bool {

@@ -4,6 +4,7 @@
 mod apply;
 mod certificates;
 mod chaos;
+mod chaos_back;
 mod chaos_merge;
 mod check;
 mod cluster;
@@ -12,6 +13,7 @@ mod engine;
 mod env;
 mod fakes;
 mod faults;
+mod fire;
 mod guard;
 mod holders;
 mod interrupted;
