@@ -3,6 +3,7 @@
 use std::fs;
 
 use pgplan_engine::{
+    action::Effect,
     event::{Event, EventKind},
     journal::{Journal, Location},
     world::this_process,
@@ -101,4 +102,93 @@ fn receipts_that_cannot_be_reached_any_more_are_told() {
     assert!(done.contains("`tunnel` leads to receipts and is not open"), "{done}");
     assert!(done.contains("the value of `steps.tunnel.outputs.url` is not known in this session"), "{done}");
     assert_eq!(server.psql("postgres", "SELECT count(*) FROM pgplan.receipt"), "1");
+}
+
+/// A plan whose steps are done one by one, so that the world is known at each; with what takes each of them back.
+fn one_by_one(server: &Cluster) -> String {
+    format!(
+        r#"version: 1
+name: p
+databases: {{ db: {{ url: "{}" }}, new: {{ url: "{}" }} }}
+steps:
+  - create_database: {{ on: new }}
+  - id: one
+    sql: {{ database: db, run: "INSERT INTO log VALUES ('one')" }}
+    undo: {{ database: db, sql: "DELETE FROM log WHERE what = 'one'" }}
+  - id: stop-app
+    scale: {{ platform: systemd, services: [app.service], to: 0 }}
+  - repoint: {{ file: app.env, set: {{ DATABASE_URL: new }} }}
+  - id: each
+    for_each: [x, y]
+    sql: {{ database: new, run: "CREATE TABLE ${{{{ each.value }}}} ()" }}
+    undo: {{ database: new, sql: "DROP TABLE x, y" }}
+  - id: two
+    sql: {{ database: db, run: "INSERT INTO log VALUES ('two')" }}
+    undo: {{ database: db, sql: "DELETE FROM log WHERE what = 'two'" }}
+  - approve: {{ message: "go on?" }}
+"#,
+        server.url("postgres"),
+        server.url("new_one")
+    )
+}
+
+/// What the plan changes, as it is.
+fn state(env: &TestEnv, server: &Cluster) -> Vec<String> {
+    let databases = server.psql("postgres", "SELECT string_agg(datname, ' ' ORDER BY datname) FROM pg_database");
+    let tables = match databases.contains("new_one") {
+        true => server.psql("new_one", "SELECT count(*) FROM pg_class WHERE relnamespace = 'public'::regnamespace"),
+        false => String::new(),
+    };
+    let log = server.psql("postgres", "SELECT string_agg(what, ' ' ORDER BY what) FROM log");
+    vec![databases, tables, log, env.read("app.env"), env.fakes()["units"].to_string()]
+}
+
+/// From where on a journal can be cut while the world is as it is at its end: all that was done had been begun. What has
+/// receipts needs no such care, as they tell by themselves.
+fn first_cut(events: &[Event], session: usize) -> usize {
+    let of_session = |at: &usize| *at >= session;
+    let effect = events.iter().rev().find_map(|event| match &event.kind {
+        EventKind::StepExpanded { graph, .. } => graph.actions.first().map(|action| action.effect),
+        _ => None,
+    });
+    let begun = |at: &usize| matches!(events[*at].kind, EventKind::ActionStarted { .. });
+    match effect {
+        Some(Effect::Transaction) => session + 1,
+        _ => (0..events.len()).filter(of_session).rfind(begun).expect("something was begun") + 1,
+    }
+}
+
+#[test]
+fn a_real_journal_cut_at_every_event_leads_to_the_same_world_and_back() {
+    let server = Cluster::start("18");
+    server.psql("postgres", "CREATE TABLE log (what text)");
+    let env = TestEnv::new();
+    env.set_fakes(&json!({ "units": { "app.service": "active" } }));
+    env.write("app.env", "DATABASE_URL=old # of the app\n");
+    env.write("p.yaml", &one_by_one(&server));
+    let before = state(&env, &server);
+    let (mut known, mut cuts) = (0, 0);
+    for step in ["create_database", "one", "stop-app", "repoint", "each", "two"] {
+        let until = ["apply", "p.yaml", "--until", step];
+        env.pgplan(&until).expect(0);
+        let (run, plan, all) = events(&env);
+        let done = state(&env, &server);
+        for cut in first_cut(&all, known)..all.len() {
+            write(&env, &run, &plan, &all[..cut]);
+            env.pgplan(&until).expect(0);
+            assert_eq!(state(&env, &server), done, "{step} was cut behind {:?}", all[cut - 1].kind);
+            cuts += 1;
+        }
+        known = events(&env).2.len();
+    }
+    assert!(cuts > 25, "{cuts} cuts");
+    env.pgplan(&["apply", "p.yaml", "--yes"]).expect(0);
+    let now = state(&env, &server);
+    assert_eq!(now[1..4], ["2", "one two", "DATABASE_URL=new # of the app\n"].map(str::to_owned));
+    for database in ["postgres", "new_one"] {
+        assert_eq!(server.psql(database, "SELECT count(*) FROM pg_namespace WHERE nspname = 'pgplan'"), "0");
+    }
+    // What was written down to go back with is what was there before, through all of that.
+    env.pgplan(&["undo", "p.yaml", "--yes"]).expect(0);
+    assert_eq!(state(&env, &server), before);
 }
