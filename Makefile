@@ -1,6 +1,6 @@
 # What people run; `make check` is what CI runs.
 
-.PHONY: help demo test chaos bench bench-merge bench-rehearse check fmt install-postgres
+.PHONY: help demo test chaos faults bench bench-merge bench-rehearse check fmt install-postgres
 
 help: ## Shows this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 20
@@ -26,6 +26,9 @@ install-postgres: ## Puts PostgreSQL 13, 15, 15.18, 16, 18 and pgbouncer into th
 
 chaos: install-postgres ## Kills pgplan, its programs and servers 200 times (PGPLAN_CHAOS_KILLS) and checks what remains
 	@PGPLAN_CHAOS_KILLS=$${PGPLAN_CHAOS_KILLS:-200} cargo test --package pgplan --features stand-ins --test it -- --nocapture --test-threads 1 nothing_is_lost
+
+faults: install-postgres ## Refuses, loses the answer of and holds every action of every plan in plans/ (about 45 minutes)
+	@PGPLAN_FAULTS=all cargo test --package pgplan --features stand-ins --test it -- --nocapture --test-threads 2 survives_a_fault_anywhere
 
 bench: ## Measures pgplan against the client tools, in one run (SCALE, ROWS, ROUNDS)
 	@tests/bench/run.sh

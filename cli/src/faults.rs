@@ -29,7 +29,7 @@ mod faulty {
     use std::{collections::BTreeMap, sync::Arc};
 
     use pgplan_engine::{
-        action::{Action, Output, Outputs},
+        action::{Action, Effect, Output, Outputs},
         error::{ErrorKind, StepError},
         op::Op,
         plan::Step,
@@ -75,12 +75,14 @@ mod faulty {
             let how = self.fault.as_ref().filter(|(wanted, _)| *wanted == name && cx.attempt == 1).map(|(_, how)| *how);
             // What a program says is not lost on the way as a server's answer is: it ends with a failure.
             let kind = if matches!(action.op, Op::Exec(_)) { ErrorKind::Tool } else { ErrorKind::Connection };
+            // A program that a signal killed, statements without a transaction whose connection broke.
+            let lost = if action.effect == Effect::Opaque { ErrorKind::Lost } else { kind };
             match how {
                 None => self.world.perform(step, action, cx).await,
                 Some(How::Before) => Err(StepError::new(kind, "refused on purpose")),
                 Some(How::After) => {
                     self.world.perform(step, action, cx).await?;
-                    Err(StepError::new(kind, "the answer was lost on purpose"))
+                    Err(StepError::new(lost, "the answer was lost on purpose"))
                 }
                 Some(How::Hold) => {
                     cx.cancel.cancelled().await;
