@@ -211,7 +211,14 @@ pub(super) fn moved(then: &Quiet, now: &Quiet) -> Moved {
             moved.changes.push(format!("{shown}: sequences moved"));
         }
     }
-    if then.whole && now.shared != then.shared {
+    // A crash lets all counters begin anew.
+    if then.whole && now.shared < then.shared {
+        moved.changes.push(
+            "roles, databases and their settings: the counters went back, so that nothing can be said (a crash of the \
+             server, or pg_stat_reset)"
+                .to_owned(),
+        );
+    } else if then.whole && now.shared > then.shared {
         moved.changes.push("roles, databases or their settings were changed".to_owned());
     }
     if now.xid != then.xid && moved.changes.is_empty() {
@@ -279,6 +286,13 @@ mod tests {
             told(dropped).changes,
             ["app: rows were changed, and the counters of tables that were dropped are gone"]
         );
+        let shared = |before: u64, after: u64| {
+            let with = |shared| Quiet { shared, whole: true, ..sample(5, 100, 1).quiet };
+            moved(&with(before), &with(after)).changes
+        };
+        assert_eq!(shared(7, 7), Vec::<String>::new());
+        assert_eq!(shared(7, 8), ["roles, databases or their settings were changed"]);
+        assert!(shared(7, 0)[0].contains("the counters went back"), "{:?}", shared(7, 0));
         assert_eq!(position("1/10"), (1 << 32) + 16);
     }
 }
