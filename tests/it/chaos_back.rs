@@ -12,7 +12,7 @@ use crate::{
     chaos::no_receipts,
     cluster::Cluster,
     env::{Outcome, TestEnv},
-    fire::{Dice, Fire, Session, Struck, decide, dice, nothing_runs_on, number, rounds, standing},
+    fire::{Dice, Fire, Session, Struck, Victim, decide, dice, nothing_runs_on, number, rounds, standing},
     live_fence::{HOSTILE, access, load},
 };
 
@@ -89,6 +89,8 @@ struct Scene<'a> {
     env: TestEnv,
     source: &'a mut Cluster,
     target: &'a mut Cluster,
+    /// Whether the source crashed, which may have been behind the fence.
+    crashed: bool,
 }
 
 impl Scene<'_> {
@@ -122,7 +124,9 @@ impl Scene<'_> {
     }
 
     fn session(&mut self, fire: &mut Fire<'_>, command: &str) -> Session {
-        fire.session(&self.env, &[command, "back.yaml", "--yes"], self.source, self.target)
+        let session = fire.session(&self.env, &[command, "back.yaml", "--yes"], self.source, self.target);
+        self.crashed |= session.struck == Some(Victim::Source);
+        session
     }
 
     /// Applies once; returns whether the run has ended well.
@@ -142,6 +146,15 @@ impl Scene<'_> {
                     self.env.work().join("copy").exists()
                 };
                 decide(&self.env, &session.said, [self.source, self.target], copied);
+                return false;
+            }
+            // A server that crashed cannot tell what was written behind the fence: a person goes back and begins anew.
+            Some(6) if self.crashed => {
+                let said = &session.said.stderr;
+                assert!(said.contains("the counters went back") && said.contains("--rerun fence"), "{said}");
+                if is_mended {
+                    self.undo(fire);
+                }
                 return false;
             }
             Some(_) => panic!("{}\n{}", session.said.status, session.said.stderr),
@@ -180,23 +193,31 @@ impl Scene<'_> {
                 let mut fakes = self.env.fakes();
                 fakes["spare"] = json!({ "18": self.target.url("shop") });
                 self.env.set_fakes(&fakes);
+                self.crashed = false;
                 return;
             }
         }
         panic!("the way back does not come to an end");
     }
 
-    /// Answers when a person is asked whether something was taken back; only of the copied file that cannot be seen.
+    /// Answers when a person is asked whether something was taken back: only of what programs without a check do.
     fn decide_back(&self, said: &Outcome) -> bool {
-        let asked = "pgplan resolve copy --as undo";
-        if !said.stderr.contains("pgplan resolve") {
-            return false;
-        }
-        assert!(said.stderr.contains(asked), "{}", said.stderr);
         nothing_runs_on(&self.env, [self.source, self.target]);
-        let verdict = if self.env.work().join("copy").exists() { "retry" } else { "undo" };
-        self.env.pgplan(&["resolve", "copy", "--as", verdict]).expect(0);
-        true
+        let new = &self.env.fakes()["databases"]["new"];
+        let is_made = new.is_object() && new["status"] != "deprovisioned";
+        let is_there = [("copy", self.env.work().join("copy").exists()), ("make", is_made)];
+        for (step, is_there) in is_there {
+            if said.stderr.contains(&format!("pgplan resolve {step} --as undo")) {
+                let verdict = if is_there { "retry" } else { "undo" };
+                self.env.pgplan(&["resolve", step, "--as", verdict]).expect(0);
+                return true;
+            }
+        }
+        assert!(!said.stderr.contains("pgplan resolve"), "{}", said.stderr);
+        // What was begun and never made cannot be destroyed: the program says so, and the next session asks.
+        let never_made = said.stderr.contains("Could not find database new");
+        assert!(!never_made || !is_made, "{}", said.stderr);
+        never_made
     }
 }
 
@@ -216,7 +237,7 @@ fn round(dice: &mut Dice, budget: u64, source: &mut Cluster, target: &mut Cluste
         // The servers commit asynchronously: what only WAL buffers hold would end with a killed server.
         server.psql("postgres", "CHECKPOINT");
     }
-    let mut scene = Scene { env, source, target };
+    let mut scene = Scene { env, source, target, crashed: false };
     let before = scene.state();
     let counted = scene.taken_back();
     let sessions = 1 + dice.below(4);
