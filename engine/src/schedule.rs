@@ -79,9 +79,13 @@ pub fn next(plan: &Plan, state: &RunState, busy: &Busy) -> Vec<Next> {
         let by = cut_off.get(step.id.as_str()).copied();
         match state.steps.get(&step.id) {
             Some(running) if running.status == StepStatus::Running => {
-                // One that was begun in an earlier session goes on when what it needs is there again.
-                let mut none = 0;
+                // One that was begun in an earlier session goes on when what it needs is there again, and not at all when
+                // that has failed.
+                let (mut none, before) = (0, moves.len());
                 act(step, running, &state.id, busy, if by.is_some() { &mut none } else { &mut free }, &mut moves);
+                if let Some(by) = by.filter(|_| moves.len() == before && is_still(step, busy)) {
+                    moves.push(Next::Block { step: step.id.clone(), by: by.to_owned() });
+                }
             }
             Some(over) if over.status.is_over() => {}
             Some(_) | None => open(step, state, by, busy, &mut moves),
@@ -146,6 +150,11 @@ fn open(step: &Step, state: &RunState, cut_off: Option<&str>, busy: &Busy, moves
         (RunOn::Failure, None) => Next::Skip { step: id, reason: "no step that it needs failed".to_owned() },
         (RunOn::Success, None) | (RunOn::Failure, Some(_)) | (RunOn::Always, _) => Next::Open { step: id },
     });
+}
+
+/// Returns whether nothing of a step is being done or looked at.
+fn is_still(step: &Step, busy: &Busy) -> bool {
+    !busy.looking.contains(&step.id) && !busy.running.iter().any(|(running, _)| *running == step.id)
 }
 
 /// Decides about a step whose actions are known.
