@@ -6,7 +6,7 @@ use super::{Run, RunError};
 use crate::{
     action::Effect,
     event::EventKind,
-    plan::RunOn,
+    plan::{RunOn, Step},
     state::{ActionState, ActionStatus, StepStatus},
 };
 
@@ -68,6 +68,9 @@ impl Run<'_> {
     /// them), and of those that ran after them. They are done again, after what had failed: what starts an application
     /// must come after what stops it. All other steps that are done stay done, whatever is open before them: a tunnel
     /// that is opened anew, a proof that is made anew, a step that was put into the plan since.
+    ///
+    /// What such a step had ended is to be set up again, with all that was done on it: an application that was started
+    /// again after a failure has written since. A fence is not: it proves whether somebody has.
     fn come_too_early(&self, before: &BTreeMap<String, StepStatus>) -> Vec<EventKind> {
         let over = |step: &str| self.state.status(step).satisfies();
         let came_short = |need: &String| {
@@ -79,9 +82,25 @@ impl Run<'_> {
             .steps
             .iter()
             .filter(|step| step.run_on != RunOn::Success && over(&step.id) && step.needs.iter().any(&came_short));
+        let mut late = self.with_later(early.map(|step| step.id.as_str()));
+        loop {
+            let reopened = |step: &Step| late.contains(step.id.as_str()) && over(&step.id);
+            let ended = |step: &&Step| self.plan.steps.iter().any(|end| reopened(end) && end.ends(&step.id));
+            let ended = self.plan.steps.iter().filter(ended).filter(|step| over(&step.id) && !self.is_proof(&step.id));
+            let more: Vec<&str> = ended.map(|step| step.id.as_str()).filter(|step| !late.contains(step)).collect();
+            if more.is_empty() {
+                break;
+            }
+            late.extend(self.with_later(more));
+        }
         let reason = "a step before it had failed and is done again".to_owned();
-        let late = self.with_later(early.map(|step| step.id.as_str())).into_iter().filter(|step| over(step));
+        let late = late.into_iter().filter(|step| over(step));
         late.map(|step| EventKind::StepReopened { step: step.to_owned(), reason: reason.clone() }).collect()
+    }
+
+    /// Returns whether a step proves anew what it had proved.
+    fn is_proof(&self, step: &str) -> bool {
+        self.state.steps.get(step).is_some_and(|state| state.actions.iter().any(|action| action.action.proof))
     }
 
     /// Returns whether a step was done and is open only because what it gave or proved does not last.
