@@ -199,11 +199,11 @@ impl Apply {
         let hints = ui.hints.clone();
         let command = |verb: &str| self.plan.command(verb, &hints);
         let told = match Box::pin(self.drive(&mut run, &world, &wishes, &stop, &consent)).await {
-            // What led back was a step that failed, however well the way back went.
-            Ok(ending @ Ending::Ended(Outcome::Undone)) => {
+            // What led back was a step that failed, however well the way back went and however far.
+            Ok((ending @ Ending::Ended(Outcome::Undone | Outcome::Paused), Led::Back)) => {
                 self.shown.tell(ui, &plan, run.state(), &ending, command).map(|_| Exit::Failed)
             }
-            Ok(ending) => self.shown.tell(ui, &plan, run.state(), &ending, command),
+            Ok((ending, _)) => self.shown.tell(ui, &plan, run.state(), &ending, command),
             Err(error) => return Ok(run_failed(ui, &error)),
         };
         drop(run);
@@ -219,10 +219,10 @@ impl Apply {
         wishes: &Wishes,
         stop: &Stop,
         consent: &Consent,
-    ) -> Result<Ending, RunError> {
+    ) -> Result<(Ending, Led), RunError> {
         let ending = run.drive(world, wishes, stop).await?;
         if ending != Ending::Ended(Outcome::Failed) {
-            return Ok(ending);
+            return Ok((ending, Led::Forward));
         }
         let (mut back, reason) = match run.is_over_budget() {
             true => (true, "the downtime would pass its budget"),
@@ -242,7 +242,10 @@ impl Apply {
             }
             (OnFailure::Stop | OnFailure::Ask, _) => false,
         };
-        if back { Box::pin(run.undo(world, stop, reason)).await } else { Ok(ending) }
+        match back {
+            true => Box::pin(run.undo(world, stop, reason)).await.map(|ending| (ending, Led::Back)),
+            false => Ok((ending, Led::Forward)),
+        }
     }
 
     fn refuse_changed(&self, ui: &mut Ui, plan: &Plan, old: &RunState) -> Option<Exit> {
@@ -272,6 +275,12 @@ impl Apply {
         );
         Some(Exit::Refused)
     }
+}
+
+/// Where a session led.
+enum Led {
+    Forward,
+    Back,
 }
 
 /// Looks whether a run can begin or go on: secrets, programs, what the plan expects of its servers and, for a `saved` plan
