@@ -84,6 +84,8 @@ pub struct ActionCx {
 pub struct LookCx {
     /// Outputs of the steps that are finished.
     pub outputs: Arc<BTreeMap<String, Outputs>>,
+    /// What each action of the step itself gave when it was done before, the oldest doing first.
+    pub earlier: Vec<Outputs>,
     /// Cancelled when the run stops or the time is over.
     pub cancel: CancellationToken,
 }

@@ -1,5 +1,6 @@
 //! Where a run stands: a fold of its events through one table of legal moves.
 
+mod doings;
 mod windows;
 
 use std::collections::BTreeMap;
@@ -94,9 +95,9 @@ pub struct ActionState {
     pub retrying: bool,
     /// How often in a row pgplan ended in the middle of it; an end of its own, or a person's word, begins anew.
     pub cuts: u32,
-    /// How often it was taken back since its step was begun; receipts of before do not count.
+    /// Which doing of it this is since its step was begun; receipts of others do not count.
     #[serde(skip)]
-    taken_back: u32,
+    doing: u32,
 }
 
 /// Writes what tells an action from others; what it does stands in the events.
@@ -115,6 +116,9 @@ pub struct StepState {
     pub status: StepStatus,
     /// Its actions in the order of the graph; empty before it is surveyed.
     pub actions: Vec<ActionState>,
+    /// What it did before it was begun anew or edited; the oldest first.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub earlier: Vec<ActionState>,
     /// The graph's own facts: limit, warnings.
     #[serde(skip)]
     pub graph: ActionGraph,
@@ -122,6 +126,9 @@ pub struct StepState {
     pub reason: Option<String>,
     /// Its error.
     pub error: Option<StepError>,
+    /// Whether it has changed since its actions were listed.
+    #[serde(skip)]
+    pub stale: bool,
     /// How often it was begun anew (`--rerun`, after an undo); receipts of an earlier time do not count.
     pub generation: u32,
     /// When it was surveyed.
@@ -135,35 +142,15 @@ impl Default for StepState {
         Self {
             status: StepStatus::Pending,
             actions: Vec::new(),
+            earlier: Vec::new(),
             graph: ActionGraph::default(),
             reason: None,
             error: None,
+            stale: false,
             generation: 0,
             started_at: None,
             ended_at: None,
         }
-    }
-}
-
-impl StepState {
-    /// Returns the outputs of all finished actions; a later action's value wins.
-    #[must_use]
-    pub fn outputs(&self) -> Outputs {
-        let finished = self.actions.iter().filter(|action| action.status == ActionStatus::Finished);
-        finished.filter_map(|action| action.output.as_ref()).flat_map(|output| output.outputs.clone()).collect()
-    }
-
-    /// Returns which doing of an action this is, counted over `--rerun` and what was taken back: each has receipts of
-    /// its own.
-    #[must_use]
-    pub fn generation_of(&self, action: &str) -> u32 {
-        self.generation + self.action(action).map_or(0, |action| action.taken_back)
-    }
-
-    /// Returns the action of this id.
-    #[must_use]
-    pub fn action(&self, id: &str) -> Option<&ActionState> {
-        self.actions.iter().find(|state| state.action.id == id)
     }
 }
 
@@ -308,7 +295,10 @@ impl RunState {
             }
             EventKind::ProgramsFound { programs } => self.programs.clone_from(programs),
             EventKind::StepExpanded { step, graph } => self.expand(step, graph, event),
-            EventKind::StepChanged { step } => self.steps.entry(step.clone()).or_default().status = StepStatus::Pending,
+            EventKind::StepChanged { step } => {
+                let state = self.steps.entry(step.clone()).or_default();
+                (state.status, state.stale) = (StepStatus::Pending, true);
+            }
             EventKind::StepReopened { step, .. } => self.steps.entry(step.clone()).or_default().reopen(),
             EventKind::StepSkipped { step, reason } => {
                 self.downtime.leave_out(step);
@@ -347,26 +337,12 @@ impl RunState {
             EventKind::ActionIndeterminate { step, action } => {
                 self.step_action(step, action, Move::Lose, event)?.cuts += 1;
             }
-            EventKind::ActionReset { step, action, .. } => {
-                let cut = self.is_started(step, action);
-                let state = self.step_action(step, action, Move::Reset, event)?;
-                state.output = None;
-                state.cuts = if cut { state.cuts + 1 } else { 0 };
-                let step = self.steps.entry(step.clone()).or_default();
-                step.status = StepStatus::Running;
-                step.ended_at = None;
-            }
+            EventKind::ActionReset { step, action, .. } => self.reset(step, action, event)?,
             EventKind::UndoStarted { .. } => self.going_back = true,
             EventKind::ActionUndoing { step, action } => {
-                self.step_action(step, action, Move::GoBack, event)?;
+                self.steps.entry(step.clone()).or_default().move_back(action, Move::GoBack, event)?;
             }
-            EventKind::ActionUndone { step, action } => {
-                let state = self.step_action(step, action, Move::Undo, event)?;
-                state.taken_back += 1;
-                state.output = None;
-                state.attempts = 0;
-                self.end_taken_back(step, event);
-            }
+            EventKind::ActionUndone { step, action } => self.take_back(step, action, event)?,
             EventKind::StepApproved { step, fingerprint, .. } => {
                 self.approvals.insert(step.clone(), fingerprint.clone());
             }
@@ -399,7 +375,8 @@ impl RunState {
     fn turn_round(&mut self) {
         self.going_back = false;
         for step in self.steps.values_mut() {
-            if step.actions.iter().any(|action| action.status == ActionStatus::Undone) {
+            let is_back = |action: &ActionState| action.status == ActionStatus::Undone;
+            if step.status == StepStatus::Undone || step.actions.iter().any(is_back) {
                 step.reopen();
             }
         }
@@ -409,10 +386,13 @@ impl RunState {
     fn reopen(&mut self) {
         for step in self.steps.values_mut() {
             match step.status {
-                StepStatus::Failed if !step.actions.is_empty() => step.status = StepStatus::Running,
+                StepStatus::Failed | StepStatus::Blocked if !step.actions.is_empty() && !step.stale => {
+                    step.status = StepStatus::Running;
+                }
                 StepStatus::Failed | StepStatus::Blocked => step.status = StepStatus::Pending,
+                // Killed or stopped before it had failed: nobody waits for its retries any more.
+                StepStatus::Running => {}
                 StepStatus::Pending
-                | StepStatus::Running
                 | StepStatus::Succeeded
                 | StepStatus::Skipped
                 | StepStatus::Tolerated
@@ -429,24 +409,11 @@ impl RunState {
         }
     }
 
-    /// Puts a new list of actions in place; one that is finished under the same id stays finished.
     fn expand(&mut self, step: &str, graph: &ActionGraph, event: &Event) {
         for (name, server) in &graph.servers {
             self.servers.entry(name.clone()).or_insert_with(|| server.clone());
         }
-        let state = self.steps.entry(step.to_owned()).or_default();
-        let mut old: BTreeMap<String, ActionState> =
-            std::mem::take(&mut state.actions).into_iter().map(|action| (action.action.id.clone(), action)).collect();
-        for action in &graph.actions {
-            let kept = old.remove(&action.id).filter(|old| old.status != ActionStatus::Pending);
-            state.actions.push(match kept {
-                Some(old) => ActionState { action: action.clone(), ..old },
-                None => ActionState::new(action.clone()),
-            });
-        }
-        state.graph = ActionGraph { actions: Vec::new(), ..graph.clone() };
-        state.status = StepStatus::Running;
-        state.started_at.get_or_insert(event.at);
+        self.steps.entry(step.to_owned()).or_default().expand(graph, event);
     }
 
     fn end(&mut self, step: &str, status: StepStatus, event: &Event) -> &mut StepState {
@@ -472,15 +439,31 @@ impl RunState {
         Ok(state)
     }
 
-    /// Ends a step of which all that was begun has been taken back.
-    fn end_taken_back(&mut self, step: &str, event: &Event) {
-        let Some(state) = self.steps.get_mut(step) else { return };
-        let back = |action: &ActionState| action.status == ActionStatus::Undone || action.attempts == 0;
-        if state.actions.iter().all(back) {
+    fn reset(&mut self, step: &str, action: &str, event: &Event) -> Result<(), IllegalMove> {
+        let waits_for_undo = self.steps.get_mut(step).is_some_and(|state| state.stands_again(action));
+        let is_begun = |state: &StepState| state.action(action).is_some_and(ActionState::is_begun);
+        if waits_for_undo && !self.steps.get(step).is_some_and(is_begun) {
+            return Ok(());
+        }
+        let cut = self.is_started(step, action);
+        let state = self.step_action(step, action, Move::Reset, event)?;
+        state.output = None;
+        state.cuts = if cut { state.cuts + 1 } else { 0 };
+        let step = self.steps.entry(step.to_owned()).or_default();
+        step.status = StepStatus::Running;
+        step.ended_at = None;
+        Ok(())
+    }
+
+    fn take_back(&mut self, step: &str, action: &str, event: &Event) -> Result<(), IllegalMove> {
+        let state = self.steps.entry(step.to_owned()).or_default();
+        state.move_back(action, Move::Undo, event)?;
+        if state.is_taken_back() {
             state.status = StepStatus::Undone;
             state.ended_at = Some(event.at);
             self.downtime.take_back(step, event.at);
         }
+        Ok(())
     }
 
     fn is_started(&self, step: &str, action: &str) -> bool {
@@ -520,30 +503,8 @@ impl RunState {
 }
 
 impl StepState {
-    fn reopen(&mut self) {
-        let again = self.actions.iter().map(|action| action.taken_back).max().unwrap_or_default();
-        *self = Self { generation: self.generation + again + 1, ..Self::default() };
-    }
-
     fn reason(&mut self, reason: &str) {
         self.reason = Some(reason.to_owned());
-    }
-}
-
-impl ActionState {
-    fn new(action: Action) -> Self {
-        Self {
-            action,
-            status: ActionStatus::Pending,
-            attempts: 0,
-            output: None,
-            error: None,
-            started_at: None,
-            ended_at: None,
-            retrying: false,
-            cuts: 0,
-            taken_back: 0,
-        }
     }
 }
 

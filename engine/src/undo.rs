@@ -1,6 +1,6 @@
 //! Going back: what a run did is taken back in reverse order, up to the point of no return.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use tokio::sync::mpsc::unbounded_channel;
 
@@ -11,7 +11,7 @@ use crate::{
     op::Op,
     plan::{Plan, Step},
     run::{ActionCx, Ending, Run, RunError, Stop, Words, World},
-    state::{ActionState, ActionStatus, RunState},
+    state::{ActionState, ActionStatus, RunState, StepState},
 };
 
 /// One thing to take back.
@@ -49,13 +49,12 @@ pub fn way_back(
 ) -> Result<WayBack, StepError> {
     let mut way = WayBack::default();
     let begun = |step: &Step| -> Vec<&ActionState> {
-        let actions = state.steps.get(&step.id).map(|step| step.actions.as_slice()).unwrap_or_default();
-        actions.iter().filter(|action| is_begun(action)).collect()
+        state.steps.get(&step.id).map_or_else(Vec::new, |step| step.begun().collect())
     };
     // The last begun first. What a later session has opened or proved anew was begun again after steps that stand on it:
     // it is not taken back before them, nor when the point of no return lies after it.
     let mut waiting: Vec<&Step> = plan.steps.iter().filter(|step| !begun(step).is_empty()).collect();
-    waiting.sort_by_key(|step| std::cmp::Reverse(state.steps.get(&step.id).and_then(|state| state.started_at)));
+    waiting.sort_by_key(|step| std::cmp::Reverse(state.steps.get(&step.id).and_then(StepState::first_begun_at)));
     let carries = |step: &Step, waiting: &[&Step]| waiting.iter().any(|later| plan.is_ancestor(&step.id, &later.id));
     while let Some(at) = waiting.iter().position(|step| !carries(step, &waiting)) {
         let step = waiting.remove(at);
@@ -64,37 +63,34 @@ pub fn way_back(
             way.stops_at = Some(step.id.clone());
             break;
         }
+        let mut doings: BTreeMap<&str, Vec<&ActionState>> = BTreeMap::new();
+        for action in actions {
+            doings.entry(&action.action.id).or_default().push(action);
+        }
         if let Some(op) = own(step)? {
-            let ids = actions.iter().map(|action| action.action.id.clone()).collect();
+            let ids = doings.into_keys().map(str::to_owned).collect();
             let title = format!("undo of {}", step.id);
             way.backs.push(Back { step: step.id.clone(), actions: ids, op, title, stays: false });
             continue;
         }
-        let mut last_first = actions;
-        last_first.sort_by_key(|action| std::cmp::Reverse(action.started_at));
-        way.backs.extend(last_first.into_iter().map(|action| {
-            let op = action.action.undo.as_deref().cloned();
-            let stays = op.is_none() && is_lasting(&action.action.op);
-            let title = match stays {
-                true => format!("stays as it is: {}", action.action.title),
-                false => format!("take back: {}", action.action.title),
-            };
-            Back { step: step.id.clone(), actions: vec![action.action.id.clone()], op, title, stays }
-        }));
+        let mut last_first: Vec<Vec<&ActionState>> = doings.into_values().collect();
+        last_first.sort_by_key(|doings| std::cmp::Reverse(doings.iter().filter_map(|action| action.started_at).max()));
+        way.backs.extend(last_first.into_iter().filter_map(|doings| back_of(&step.id, &doings)));
     }
     Ok(way)
 }
 
-fn is_begun(action: &ActionState) -> bool {
-    match action.status {
-        ActionStatus::Started
-        | ActionStatus::Finished
-        | ActionStatus::Failed
-        | ActionStatus::Indeterminate
-        | ActionStatus::Undoing => true,
-        ActionStatus::Pending => action.attempts > 0,
-        ActionStatus::Undone => false,
-    }
+/// Returns how the doings of one action are taken back, the oldest first: by what takes the oldest back, since a later one
+/// found things as that had left them.
+fn back_of(step: &str, doings: &[&ActionState]) -> Option<Back> {
+    let action = &doings.last()?.action;
+    let op = doings.iter().find_map(|doing| doing.action.undo.as_deref()).cloned();
+    let stays = op.is_none() && doings.iter().any(|doing| is_lasting(&doing.action.op));
+    let title = match stays {
+        true => format!("stays as it is: {}", action.title),
+        false => format!("take back: {}", action.title),
+    };
+    Some(Back { step: step.to_owned(), actions: vec![action.id.clone()], op, title, stays })
 }
 
 /// Returns whether an operation that was cut in the middle may simply be done again.
@@ -236,14 +232,13 @@ impl Run<'_> {
         let wanted: Vec<&str> = way.backs.iter().filter(|back| back.op.is_some()).map(|b| b.step.as_str()).collect();
         for step in &self.plan.steps {
             let needed = wanted.iter().any(|later| *later != step.id && self.plan.is_ancestor(&step.id, later));
-            let state = self.state.steps.get(&step.id);
-            let actions = state.map(|state| state.actions.as_slice()).unwrap_or_default();
-            let lost: Vec<Action> = actions
-                .iter()
+            let begun = self.state.steps.get(&step.id).into_iter().flat_map(StepState::begun);
+            let lost: BTreeMap<&str, &Action> = begun
                 .filter(|state| state.action.volatile && state.status == ActionStatus::Finished && needed)
                 .filter(|_| !self.remembers(&step.id))
-                .map(|state| state.action.clone())
+                .map(|state| (state.action.id.as_str(), &state.action))
                 .collect();
+            let lost: Vec<Action> = lost.into_values().cloned().collect();
             for action in lost {
                 let cx = self.side_cx(&step.id, &action.id, stop);
                 let output = world.perform(step, &action, cx).await?;
@@ -254,9 +249,8 @@ impl Run<'_> {
     }
 
     fn was_cut(&self, back: &Back) -> bool {
-        let state = self.state.steps.get(&back.step);
-        let actions = state.map(|state| state.actions.as_slice()).unwrap_or_default();
-        actions.iter().any(|a| a.status == ActionStatus::Undoing && back.actions.contains(&a.action.id))
+        let mut begun = self.state.steps.get(&back.step).into_iter().flat_map(StepState::begun);
+        begun.any(|doing| doing.status == ActionStatus::Undoing && back.actions.contains(&doing.action.id))
     }
 
     pub(crate) fn side_cx(&self, step: &str, action: &str, stop: &Stop) -> ActionCx {

@@ -265,6 +265,7 @@ impl Real {
             plan_dir: &self.plan.folder,
             inputs: &step.inputs,
             outputs: &look.outputs,
+            earlier: &look.earlier,
             dry_run: self.settings.dry_run,
             clients: &self.clients,
             platforms: &self.platforms,

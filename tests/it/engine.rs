@@ -105,6 +105,7 @@ impl Engine {
             outputs: &outputs,
             dry_run: false,
             clients: &Clients::default(),
+            earlier: &[],
             platforms: &Platforms::default(),
         };
         let mut facts = Facts::default();

@@ -109,6 +109,7 @@ impl Bench {
             plan_dir: &work,
             inputs: &BTreeMap::new(),
             outputs: &self.outputs,
+            earlier: &[],
             platforms: &self.platforms,
             clients: &self.clients,
             dry_run: false,

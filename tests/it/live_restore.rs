@@ -124,6 +124,7 @@ impl Bench {
             outputs: &outputs,
             dry_run: false,
             clients: &clients,
+            earlier: &[],
             platforms: &platforms,
         };
         for look in kind.looks(&cx)? {

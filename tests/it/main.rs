@@ -20,6 +20,7 @@ mod interrupted;
 mod journal_cuts;
 mod journals;
 mod layers;
+mod live_again;
 mod live_claims;
 mod live_connections;
 mod live_data;

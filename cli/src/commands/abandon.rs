@@ -106,7 +106,8 @@ pub(super) async fn forget(ui: &mut Ui, world: &Real, run: &RunState) {
 }
 
 fn has_receipts(run: &RunState) -> bool {
-    let begun = run.steps.values().flat_map(|step| &step.actions).filter(|action| action.started_at.is_some());
+    let begun = run.steps.values().flat_map(|step| step.earlier.iter().chain(&step.actions));
+    let begun = begun.filter(|action| action.started_at.is_some());
     run.going_back || begun.map(|action| &action.action.op).any(|op| receipted_in(op).is_some())
 }
 

@@ -1,4 +1,4 @@
-use std::{io, path::Path};
+use std::{collections::BTreeMap, io, path::Path};
 
 use clap::{Args, ValueEnum};
 use pgplan_engine::{
@@ -54,11 +54,17 @@ impl Resolve {
             ui.fail(format!("run {} has no step `{}`", found.state.id, self.step), "`pgplan status` lists its steps");
             return Ok(Exit::BadInput);
         };
-        let lost: Vec<&ActionState> = step
-            .actions
+        let going_back = |action: &&ActionState| action.status == ActionStatus::Undoing;
+        let waiting = |action: &&ActionState| action.status == ActionStatus::Indeterminate || going_back(action);
+        let now = step.actions.iter().filter(waiting);
+        // By id: what is said of an action holds for all its doings.
+        let lost: BTreeMap<&str, &ActionState> = step
+            .earlier
             .iter()
-            .filter(|action| matches!(action.status, ActionStatus::Indeterminate | ActionStatus::Undoing))
+            .filter(going_back)
+            .chain(now)
             .filter(|action| self.action.as_deref().is_none_or(|wanted| wanted == action.action.id))
+            .map(|action| (action.action.id.as_str(), action))
             .collect();
         if lost.is_empty() {
             ui.fail(
@@ -67,7 +73,7 @@ impl Resolve {
             );
             return Ok(Exit::BadInput);
         }
-        let verdict = lost.into_iter().flat_map(|action| self.verdict_on(action)).collect();
+        let verdict = lost.into_values().flat_map(|action| self.verdict_on(action)).collect();
         if let Err(error) = found.record(verdict) {
             return Ok(journal_failed(ui, &error));
         }

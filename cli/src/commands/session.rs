@@ -160,8 +160,7 @@ fn newest(journal: &Journal, plan: &Plan) -> Result<Option<RunState>, JournalErr
 
 /// Returns the databases that steps of an earlier session have begun to change.
 fn changed_databases(plan: &Plan, old: &RunState) -> BTreeSet<String> {
-    let begun =
-        |step: &&Step| old.steps.get(&step.id).is_some_and(|state| state.actions.iter().any(|a| a.attempts > 0));
+    let begun = |step: &&Step| old.steps.get(&step.id).is_some_and(|state| state.begun().next().is_some());
     let used = plan.steps.iter().filter(begun).flat_map(|step| &step.declared.databases);
     used.filter(|(.., how)| *how == Use::Changes).map(|(name, ..)| name.clone()).collect()
 }

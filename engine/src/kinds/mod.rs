@@ -126,6 +126,8 @@ pub struct ExpandCx<'a> {
     pub inputs: &'a std::collections::BTreeMap<String, String>,
     /// The outputs of finished steps by step id; in a dry run empty.
     pub outputs: &'a std::collections::BTreeMap<String, Outputs>,
+    /// What each action of the step itself gave when it was done before in this run, the oldest doing first.
+    pub earlier: &'a [Outputs],
     /// The platforms that the plan may name.
     pub platforms: &'a Platforms,
     /// The installed PostgreSQL programs.

@@ -18,6 +18,8 @@ use crate::{
 
 /// The name of the captured value or map of a look.
 const COUNTS: &str = "counts";
+/// The output that holds the count that all services were set to.
+const SET_TO: &str = "set_to";
 
 /// Sets how many instances of an application's services run.
 ///
@@ -69,6 +71,7 @@ impl Kind for Scale {
     fn check(&self, to: &mut Declarations) {
         if let Some(step) = &self.restore {
             to.takes("restore", Handed::Scale, Some(step));
+            to.ends("restore");
             let others = [
                 ("platform", self.platform.is_some()),
                 ("app", self.app.is_some()),
@@ -101,7 +104,7 @@ impl Kind for Scale {
             );
         }
         to.makes(Handed::Scale);
-        for name in ["platform", "with", "counts"] {
+        for name in ["platform", "with", COUNTS, SET_TO] {
             to.output(name, false);
         }
     }
@@ -142,7 +145,7 @@ impl Kind for Scale {
         if let Some(before) = &before
             && self.restore.is_none()
         {
-            graph.actions.push(target.remember(before, &services, cx));
+            graph.actions.push(target.remember(before, &services, cx)?);
         }
         for service in &services {
             let count = target.counts.get(service).copied().unwrap_or(target.to);
@@ -281,16 +284,40 @@ impl Target<'_> {
         })
     }
 
-    fn remember(&self, before: &BTreeMap<String, u64>, services: &[String], cx: &ExpandCx<'_>) -> Action {
-        let counts: BTreeMap<&String, u64> =
+    /// Remembers the counts as they were before the run: a step that is done again finds those that it has set itself.
+    fn remember(
+        &self,
+        before: &BTreeMap<String, u64>,
+        services: &[String],
+        cx: &ExpandCx<'_>,
+    ) -> Result<Action, StepError> {
+        let with = json!(self.values.plain());
+        let mut counts: BTreeMap<&String, u64> =
             services.iter().filter_map(|service| Some((service, *before.get(service)?))).collect();
+        let own = |outputs: &&Outputs| {
+            plain(outputs, "platform") == Some(&json!(self.platform.name)) && plain(outputs, "with") == Some(&with)
+        };
+        // The last doing that had set what there is now, which has carried on what it found.
+        for outputs in cx.earlier.iter().filter(own) {
+            let found: BTreeMap<String, u64> = remembered(outputs, COUNTS, cx.step)?;
+            let set: Option<u64> = remembered(outputs, SET_TO, cx.step)?;
+            for (service, count) in &mut counts {
+                if before.get(*service).copied() == set {
+                    *count = found.get(*service).copied().unwrap_or(*count);
+                }
+            }
+        }
         let shown: Vec<String> = counts.iter().map(|(service, count)| format!("{service} {count}")).collect();
         let title = format!("remember the counts{}: {}", self.of_app(), shown.join(", "));
-        let values =
-            [("platform", json!(self.platform.name)), ("with", json!(self.values.plain())), (COUNTS, json!(counts))];
+        let values = [
+            ("platform", json!(self.platform.name)),
+            ("with", with),
+            (COUNTS, json!(counts)),
+            (SET_TO, json!(self.to)),
+        ];
         let values = values.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
         let file = Some(format!("scale-{}.json", cx.step).into());
-        Action::new("remember", title, Op::Remember { values, file }, Effect::Restart)
+        Ok(Action::new("remember", title, Op::Remember { values, file }, Effect::Restart))
     }
 
     /// Returns the program that sets a count, with the check that shows it.
@@ -366,6 +393,30 @@ mod tests {
         expand.outputs.insert("stop".to_owned(), values);
         let graph = expand.kind::<Scale>("{ restore: stop }").unwrap();
         assert_eq!(titles(&graph), ["scale cmd of shop from 0 to 2", "scale worker of shop from 0 to 1"]);
+    }
+
+    #[test]
+    fn what_was_there_before_the_run_is_remembered_however_often_it_is_done() {
+        let scaled = |counts: Value, to: u64, earlier: &[Outputs]| -> (Value, Outputs) {
+            let mut expand = Expand::facts(found(&[("scale", counts)]));
+            expand.earlier = earlier.to_vec();
+            let graph = expand.kind::<Scale>(&DOWN.replace("to: 0", &format!("to: {to}"))).unwrap();
+            let Op::Remember { values, .. } = &graph.actions[0].op else { panic!("{graph:?}") };
+            (values[COUNTS].clone(), values.iter().map(|(name, value)| (name.clone(), value.clone().into())).collect())
+        };
+        let (at_first, first) = scaled(json!({ "cmd": 2, "worker": 1 }), 0, &[]);
+        assert_eq!(at_first, json!({ "cmd": 2, "worker": 1 }));
+        // The worker was started again by somebody, and edited plans set another count.
+        let (again, second) = scaled(json!({ "cmd": 0, "worker": 4 }), 1, std::slice::from_ref(&first));
+        assert_eq!(again, json!({ "cmd": 2, "worker": 4 }));
+        let (third, _) = scaled(json!({ "cmd": 1, "worker": 0 }), 0, &[first, second.clone()]);
+        assert_eq!(third, json!({ "cmd": 2, "worker": 1 }));
+        let other_app = second.into_iter().map(|(name, value)| match name.as_str() {
+            "with" => (name, json!({ "app": "other" }).into()),
+            _ => (name, value),
+        });
+        let (other, _) = scaled(json!({ "cmd": 1, "worker": 1 }), 0, &[other_app.collect()]);
+        assert_eq!(other, json!({ "cmd": 1, "worker": 1 }));
     }
 
     #[test]

@@ -59,6 +59,7 @@ pub(crate) fn expand<K: Kind>(body: &str) -> Result<ActionGraph, StepError> {
 pub(crate) struct Expand {
     pub(crate) facts: Facts,
     pub(crate) outputs: BTreeMap<String, Outputs>,
+    pub(crate) earlier: Vec<Outputs>,
     pub(crate) clients: Clients,
     pub(crate) dry_run: bool,
 }
@@ -87,6 +88,7 @@ impl Expand {
             plan_dir: Path::new("/plan"),
             inputs: &BTreeMap::new(),
             outputs: &self.outputs,
+            earlier: &self.earlier,
             platforms: &platforms,
             clients: &self.clients,
             dry_run: self.dry_run,

@@ -16,7 +16,7 @@ impl Run<'_> {
     /// Returns why a point of no return is not begun: the downtime so far and what is predicted of it pass the budget.
     pub(super) fn passes_budget(&self, step: &Step) -> Option<StepError> {
         let budget = self.budget.as_ref().filter(|_| step.point_of_no_return)?;
-        let begun = self.state.steps.get(&step.id).is_some_and(|state| state.actions.iter().any(|a| a.attempts > 0));
+        let begun = self.state.steps.get(&step.id).is_some_and(|state| state.begun().next().is_some());
         let down = self.state.downtime.open().is_some() || step.downtime == Some(Downtime::Begin);
         if begun || !down {
             return None;

@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{ActionCx, Ending, LookCx, Message, Opened, Receipted, Run, RunError, Stop, Wishes, Word, Words, World};
 use crate::{
-    action::{Effect, Output, OutputValue},
+    action::{Action, Effect, Output, OutputValue},
     attempt::{bounded, wait_before_retry},
     error::{ErrorKind, StepError},
     event::{EventKind, Outcome},
@@ -83,8 +83,7 @@ impl Run<'_> {
     async fn open_for_receipts<W: World>(&mut self, world: &Arc<W>, stop: &Stop) -> Vec<String> {
         let plan = self.plan;
         let leaves = |step: &&Step| {
-            let actions = self.state.steps.get(&step.id).map(|state| state.actions.as_slice()).unwrap_or_default();
-            actions.iter().filter(|action| action.started_at.is_some()).any(|action| {
+            self.state.steps.get(&step.id).into_iter().flat_map(started).any(|action| {
                 let back = || step.undo.is_some() || action.action.undo.as_deref().and_then(receipted_in).is_some();
                 receipted_in(&action.action.op).is_some() || self.state.going_back && back()
             })
@@ -96,18 +95,18 @@ impl Run<'_> {
             if !is_needed || self.memory.contains_key(&step.id) {
                 continue;
             }
-            let actions = self.state.steps.get(&step.id).map(|state| state.actions.clone()).unwrap_or_default();
-            for action in actions.into_iter().filter(|action| action.action.volatile) {
-                let is_there = match action.status {
-                    ActionStatus::Finished => true,
-                    ActionStatus::Undone => matches!(action.action.op, Op::Tunnel(_)),
-                    _ => false,
-                };
-                if !is_there {
-                    continue;
-                }
-                let cx = self.side_cx(&step.id, &action.action.id, stop);
-                match world.perform(step, &action.action, cx).await {
+            let doings = self.state.steps.get(&step.id).into_iter().flat_map(StepState::doings);
+            let is_there = |action: &&ActionState| match action.status {
+                ActionStatus::Finished => action.action.volatile,
+                ActionStatus::Undone => matches!(action.action.op, Op::Tunnel(_)),
+                _ => false,
+            };
+            let last: BTreeMap<&str, &Action> =
+                doings.filter(is_there).map(|action| (action.action.id.as_str(), &action.action)).collect();
+            let last: Vec<Action> = last.into_values().cloned().collect();
+            for action in last {
+                let cx = self.side_cx(&step.id, &action.id, stop);
+                match world.perform(step, &action, cx).await {
                     Ok(output) => self.remember(&step.id, &output),
                     Err(error) => warnings.push(format!("`{}` leads to receipts and is not open: {error}", step.id)),
                 }
@@ -180,8 +179,7 @@ impl Run<'_> {
             Next::Skip { step, reason } => self.record(vec![EventKind::StepSkipped { step, reason }])?,
             Next::Block { step, by } => self.record(vec![EventKind::StepBlocked { step, by }])?,
             Next::Fail { step, error } => {
-                let tolerated = self.plan.step(&step).is_some_and(|step| step.continue_on_error)
-                    && error.kind != ErrorKind::Interrupted;
+                let tolerated = self.tolerates(&step, &error);
                 let mut events = vec![EventKind::StepFailed { step: step.clone(), error: error.clone(), tolerated }];
                 if tolerated {
                     let message = format!("step `{step}` failed and the plan goes on: {error}");
@@ -198,7 +196,7 @@ impl Run<'_> {
                 } else {
                     self.busy.looking.insert(step.clone());
                     let (world, sender) = (Arc::clone(world), sender.clone());
-                    let (definition, cx) = (definition.clone(), self.look_cx(stop));
+                    let (definition, cx) = (definition.clone(), self.look_cx(&step, stop));
                     workers.spawn(async move {
                         let (what, cancel) = (format!("the `ensures` of step `{step}`"), cx.cancel.clone());
                         let look = world.ensure(&definition, cx);
@@ -215,7 +213,7 @@ impl Run<'_> {
                     return Ok(true);
                 }
                 self.busy.looking.insert(step.clone());
-                let (world, sender, cx) = (Arc::clone(world), sender.clone(), self.look_cx(stop));
+                let (world, sender, cx) = (Arc::clone(world), sender.clone(), self.look_cx(&step, stop));
                 workers.spawn(async move {
                     let (what, cancel) = (format!("to look at what step `{step}` has to do"), cx.cancel.clone());
                     let look = world.open(&definition, cx);
@@ -278,8 +276,9 @@ impl Run<'_> {
         Ok(())
     }
 
-    fn look_cx(&self, stop: &CancellationToken) -> LookCx {
-        LookCx { outputs: self.outputs(), cancel: stop.child_token() }
+    fn look_cx(&self, step: &str, stop: &CancellationToken) -> LookCx {
+        let earlier = self.state.steps.get(step).map(StepState::given).unwrap_or_default();
+        LookCx { outputs: self.outputs(), earlier, cancel: stop.child_token() }
     }
 
     /// Turns a worker's message into events; returns the wait of a retry.
@@ -333,14 +332,20 @@ impl Run<'_> {
         }
     }
 
+    /// Returns whether a step may fail with this error: one that a person has to decide about, or that was stopped, has not
+    /// failed yet.
+    fn tolerates(&self, step: &str, error: &StepError) -> bool {
+        self.plan.step(step).is_some_and(|step| step.continue_on_error)
+            && !matches!(error.kind, ErrorKind::Interrupted | ErrorKind::NeedsPerson)
+    }
+
     /// Fails a step before its first action or after its last. When it was only stopped, nothing has happened: the next
     /// session looks again.
     fn failed(&self, step: String, error: StepError, events: &mut Vec<EventKind>) {
         if error.kind == ErrorKind::Interrupted && self.busy.stopping {
             return;
         }
-        let tolerated =
-            self.plan.step(&step).is_some_and(|step| step.continue_on_error) && error.kind != ErrorKind::Interrupted;
+        let tolerated = self.tolerates(&step, &error);
         if tolerated {
             let message = format!("step `{step}` failed and the plan goes on: {error}");
             events.push(EventKind::Warned { step: Some(step.clone()), message });
@@ -370,8 +375,9 @@ impl Run<'_> {
             }
             Err(error) => {
                 let retry = self.plan.step(&step).map(|step| step.retry.clone()).unwrap_or_default();
+                let wait = wait_before_retry(&retry, attempts, &error);
                 let cut = matches!(error.kind, ErrorKind::Interrupted | ErrorKind::Timeout);
-                if effect == Effect::Opaque && cut && (retry.attempts == 1 || error.kind == ErrorKind::Interrupted) {
+                if effect == Effect::Opaque && cut && wait.is_none() {
                     events.push(EventKind::ActionIndeterminate { step, action });
                     return None;
                 }
@@ -384,7 +390,6 @@ impl Run<'_> {
                     events.push(EventKind::ActionIndeterminate { step, action });
                     return None;
                 }
-                let wait = wait_before_retry(&retry, attempts, &error);
                 let retry_in_ms = wait.map(|wait| u64::try_from(wait.as_millis()).unwrap_or(u64::MAX));
                 let names = (step.clone(), action.clone());
                 events.push(EventKind::ActionFailed { step, action, error, retry_in_ms, took_ms });
@@ -441,8 +446,8 @@ pub fn receipted(
     state: &RunState,
     own: impl Fn(&Step) -> Result<Option<Option<Op>>, StepError>,
 ) -> Result<BTreeMap<String, Receipted>, StepError> {
-    let begun = |step: &StepState| step.actions.iter().any(|action| action.started_at.is_some());
-    let actions = state.steps.values().flat_map(|step| &step.actions).filter(|action| action.started_at.is_some());
+    let begun = |step: &StepState| started(step).next().is_some();
+    let actions = state.steps.values().flat_map(started);
     let backs =
         |action: &ActionState| action.action.undo.as_deref().filter(|_| state.going_back).and_then(receipted_in);
     let mut found: Vec<_> =
@@ -456,6 +461,11 @@ pub fn receipted(
         *widest = wide.max(*widest);
     }
     Ok(all)
+}
+
+/// Returns every action of a step that was started once, whatever became of it.
+fn started(step: &StepState) -> impl Iterator<Item = &ActionState> {
+    step.doings().filter(|action| action.started_at.is_some())
 }
 
 /// Returns the database of the plan in which an operation leaves receipts, and whether others of its server get some.
