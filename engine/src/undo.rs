@@ -232,9 +232,10 @@ impl Run<'_> {
         let wanted: Vec<&str> = way.backs.iter().filter(|back| back.op.is_some()).map(|b| b.step.as_str()).collect();
         for step in &self.plan.steps {
             let needed = wanted.iter().any(|later| *later != step.id && self.plan.is_ancestor(&step.id, later));
+            // What needs it has been begun, so it was done once; the last session may have ended before it was again.
             let begun = self.state.steps.get(&step.id).into_iter().flat_map(StepState::begun);
             let lost: BTreeMap<&str, &Action> = begun
-                .filter(|state| state.action.volatile && state.status == ActionStatus::Finished && needed)
+                .filter(|state| state.action.volatile && needed)
                 .filter(|_| !self.remembers(&step.id))
                 .map(|state| (state.action.id.as_str(), &state.action))
                 .collect();

@@ -189,6 +189,13 @@ fn what_a_later_session_opened_again_is_taken_back_after_what_stands_on_it() {
 
     env.write("p.yaml", &text.replace("PONR", ""));
     env.pgplan(&["apply", "p.yaml", "--accept"]).expect(1);
+    // Nor does it matter that the last session could not open it.
+    let mut down = env.fakes();
+    down["fail"] = json!({ "db:url": { "code": 1, "stderr": "down" }, "db:create": { "code": 1, "stderr": "down" } });
+    env.set_fakes(&down);
+    env.pgplan(&["apply", "p.yaml"]).expect(1);
+    down["fail"] = json!({});
+    env.set_fakes(&down);
     let undone = env.pgplan(&["undo", "p.yaml", "--yes"]).expect(0);
     assert_eq!((made(), rows().as_str()), (false, "0"), "{}", undone.stderr);
 }
