@@ -176,8 +176,10 @@ pub async fn drop_in(info: &ConnInfo, name: &str, run: &str) -> Result<(), StepE
         Err(error) if error.sqlstate.as_deref() == Some("3D000") => return Ok(()),
         other => other?,
     };
-    // A fence of the run may stand there, or somebody else has closed the database to writers since.
-    let dropped = match execute(&session, "drop the receipts", "SET default_transaction_read_only = off").await {
+    // A fence of the run may stand there, or somebody else has closed the database to writers since. Whoever reads all
+    // tables at that time, as pg_dump does, is not waited for to the end.
+    let prepare = "SET default_transaction_read_only = off; SET lock_timeout = '10s'";
+    let dropped = match execute(&session, "drop the receipts", prepare).await {
         Ok(()) => drop_receipts(&session, run).await,
         Err(error) => Err(error),
     };

@@ -1,12 +1,12 @@
 //! Going back, editing a plan between two sessions, consent from elsewhere: through the binary, on a real server.
 
-use std::fs;
+use std::{fs, time::Duration};
 
 use nix::sys::signal::Signal;
 
 use crate::{
     cluster::Cluster,
-    env::TestEnv,
+    env::{Outcome, TestEnv},
     live_claims::{plan, signal, until},
 };
 
@@ -282,6 +282,44 @@ fn a_run_that_is_given_up_leaves_no_receipts() {
     let (delete, drop) = sql.trim().split_once("; and, when that table is empty: ").expect("there are two statements");
     server.psql("postgres", &format!("{delete}; {drop}"));
     assert_eq!(receipts(&server), "0");
+}
+
+#[test]
+fn the_end_of_a_run_does_not_wait_for_ever_for_its_receipts() {
+    let server = Cluster::start("18");
+    let steps = "  - sql: { database: db, run: \"CREATE TABLE IF NOT EXISTS made ()\" }\n  \
+                 - command: { run: [sh, -c, \"touch begun; while ! test -e go; do sleep 0.05; done\"] }\n";
+    for stopped in [true, false] {
+        let env = TestEnv::new();
+        env.write("p.yaml", &plan("p", &server.url("postgres"), steps));
+        let child = env.command(&["apply", "p.yaml"]).spawn().expect("pgplan starts");
+        until("the statement is done", || env.work().join("begun").exists());
+        // Somebody reads all tables meanwhile, as pg_dump does.
+        let mut reader = std::process::Command::new(server.bin("psql"))
+            .args(["-XAtqc", "BEGIN; SELECT FROM pgplan.receipt; SELECT pg_sleep(600)", &server.url("postgres")])
+            .stderr(std::process::Stdio::null())
+            .spawn()
+            .expect("psql starts");
+        let count =
+            |what: &str| server.psql("postgres", &format!("SELECT count(*) FROM pg_stat_activity WHERE {what}"));
+        until("the table is read", || count("wait_event = 'PgSleep'") == "1");
+        env.write("go", "");
+        until("the end waits", || count("wait_event_type = 'Lock'") == "1");
+        let waits = std::time::Instant::now();
+        if stopped {
+            signal(&child, Signal::SIGINT);
+        }
+        let said = Outcome::of(&child.wait_with_output().expect("pgplan ends")).expect(0).stderr;
+        assert!(waits.elapsed() < Duration::from_secs(if stopped { 8 } else { 20 }), "{:?}", waits.elapsed());
+        assert!(said.contains("plan p is done"), "{said}");
+        let told = if stopped { "receipts of the run are left" } else { "the receipts in `db` could not be dropped" };
+        assert!(said.contains(told), "{said}");
+        assert_eq!(count("wait_event_type = 'Lock'"), "0", "nothing is left that would drop them later");
+        let end = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE wait_event = 'PgSleep'";
+        assert_eq!(server.psql("postgres", end), "1");
+        reader.wait().expect("psql ends");
+        server.psql("postgres", "DROP SCHEMA pgplan CASCADE");
+    }
 }
 
 #[test]

@@ -25,6 +25,9 @@ use crate::{
     state::{ActionState, ActionStatus, RunState, StepState, StepStatus},
 };
 
+/// How long the end of a run may take to tidy up after it was told to stop.
+const PATIENCE: Duration = Duration::from_secs(3);
+
 impl Run<'_> {
     /// Runs until nothing more can be done in this session.
     ///
@@ -63,7 +66,14 @@ impl Run<'_> {
             match receipted(self.plan, &self.state, |step| world.own_undo(step, Arc::clone(&outputs))) {
                 Ok(databases) => {
                     warnings = self.open_for_receipts(world, stop).await;
-                    warnings.extend(world.settle(databases, self.outputs()).await);
+                    let outputs = self.outputs();
+                    tokio::select! {
+                        more = world.settle(databases, outputs) => warnings.extend(more),
+                        () = out_of_patience(stop) => {
+                            let why = "stopped while they were being dropped; `DROP SCHEMA pgplan` does it by hand";
+                            warnings.push(format!("receipts of the run are left: {why}"));
+                        }
+                    }
                 }
                 Err(error) => warnings.push(format!("the receipts could not be dropped: {error}")),
             }
@@ -479,6 +489,15 @@ pub fn receipted_in(op: &Op) -> Option<(String, Receipted)> {
         | Op::ProveMerge(merge::ProveMerge { into, .. })
         | Op::EmptyTables(merge::EmptyTables { into, .. }) => Some((into.database.clone(), Receipted::Database)),
         _ => None,
+    }
+}
+
+/// Waits until nobody may be kept waiting by what only tidies up: some seconds after a polite stop, or a stop at once.
+async fn out_of_patience(stop: &Stop) {
+    stop.politely.cancelled().await;
+    tokio::select! {
+        () = tokio::time::sleep(PATIENCE) => {}
+        () = stop.at_once.cancelled() => {}
     }
 }
 
