@@ -161,7 +161,8 @@ impl<'a> Forecast<'a> {
         let newest = *counted.last().filter(|_| !window.is_empty())?;
         let mut reservations = Vec::new();
         if edited {
-            reservations.push("steps of the downtime were edited since the rehearsal".to_owned());
+            reservations
+                .push("steps of the downtime, or databases that they use, were edited since the rehearsal".to_owned());
         }
         if newest.machine.host != host {
             reservations.push(format!("rehearsed on {}, not on this machine", newest.machine.host));

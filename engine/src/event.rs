@@ -41,7 +41,8 @@ pub enum EventKind {
         fingerprint: String,
         /// Fingerprint of each step.
         steps: BTreeMap<String, String>,
-        /// Each step as it is written, for showing what an edit changed; secrets stand there by name.
+        /// Each step as it is written, with the databases that it uses, for showing what an edit changed; secrets stand
+        /// there by name.
         #[serde(default)]
         texts: BTreeMap<String, serde_json::Value>,
         /// Variables in force, overrides included.

@@ -175,6 +175,8 @@ pub struct Step {
     pub inputs: BTreeMap<String, String>,
     /// Databases, outputs, files and platforms, as the kind declared them.
     pub declared: Declarations,
+    /// The databases it uses by name: their addresses without passwords, and what is expected of them.
+    pub databases: BTreeMap<String, serde_json::Value>,
     /// Condition; a template expression without the `${{ }}`.
     pub condition: Option<Node>,
     /// When it runs with regard to its needs.
@@ -201,7 +203,7 @@ pub struct Step {
     pub env: BTreeMap<String, Node>,
     /// Where it stands.
     pub place: Place,
-    /// Digest (hex blake3) of the kind, the body, when it is done and the files it refers to.
+    /// Digest (hex blake3) of the kind, the body, when it is done, the databases it uses and the files it refers to.
     pub fingerprint: String,
 }
 
@@ -250,6 +252,19 @@ impl Step {
             text.insert("run_on".to_owned(), serde_json::json!(self.run_on));
         }
         text.into()
+    }
+
+    /// Returns the text of the step with the databases that it uses: all that an edit of the plan can change in what it
+    /// does, but for files and variables.
+    #[must_use]
+    pub fn text_with_databases(&self) -> serde_json::Value {
+        let mut text = self.text();
+        if let serde_json::Value::Object(map) = &mut text
+            && !self.databases.is_empty()
+        {
+            map.insert("databases".to_owned(), self.databases.clone().into_iter().collect());
+        }
+        text
     }
 
     /// Returns whether this step ends what another set up: opens what it has fenced.

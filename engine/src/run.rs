@@ -446,9 +446,9 @@ fn step_fingerprints(plan: &Plan) -> BTreeMap<String, String> {
     plan.steps.iter().map(|step| (step.id.clone(), step.fingerprint.clone())).collect()
 }
 
-/// Returns each step as it is written: its kind with its body.
+/// Returns each step as it is written, with the databases that it uses.
 fn step_texts(plan: &Plan) -> BTreeMap<String, serde_json::Value> {
-    plan.steps.iter().map(|step| (step.id.clone(), step.text())).collect()
+    plan.steps.iter().map(|step| (step.id.clone(), step.text_with_databases())).collect()
 }
 
 #[cfg(test)]

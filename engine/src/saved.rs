@@ -92,7 +92,7 @@ impl From<&Step> for SavedStep {
             fingerprint: step.fingerprint.clone(),
             needs: step.needs.clone(),
             condition: step.condition.as_ref().map(crate::yaml::Node::to_json),
-            text: step.text(),
+            text: step.text_with_databases(),
         }
     }
 }

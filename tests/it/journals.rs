@@ -237,7 +237,7 @@ fn go_on(plan: &Arc<Plan>, journal: &mut Journal, id: &str, fresh: bool) -> Endi
                 Vec::new(),
             ),
         };
-        run.unwrap().drive(&world, &Wishes::default(), &Stop::default()).await.unwrap()
+        Box::pin(run.unwrap().drive(&world, &Wishes::default(), &Stop::default())).await.unwrap()
     })
 }
 

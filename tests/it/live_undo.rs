@@ -204,6 +204,69 @@ fn consent_that_was_used_ends_when_what_it_was_given_to_changes() {
 }
 
 #[test]
+fn consent_to_one_server_is_none_to_another() {
+    let (staging, prod) = (Cluster::start("18"), Cluster::start("18"));
+    for server in [&staging, &prod] {
+        server.psql("postgres", "CREATE TABLE t (); INSERT INTO t DEFAULT VALUES");
+    }
+    let env = TestEnv::new();
+    let steps = "  - approve: { message: \"empty it?\" }\n  - { id: wait, command: [test, -e, mended] }\n  \
+                 - { id: empty, sql: { database: db, run: DELETE FROM t } }\n";
+    let with_password = staging.url("postgres").replace("//postgres@", "//postgres:one@");
+    env.write("p.yaml", &plan("p", &with_password, steps));
+    env.pgplan(&["apply", "p.yaml", "--yes"]).expect(1);
+    env.write("mended", "");
+    env.write("p.yaml", &plan("p", &prod.url("postgres"), steps));
+    let asks = env.pgplan(&["apply", "p.yaml"]).expect(5).stderr;
+    assert!(asks.contains("has changed since it was given"), "{asks}");
+    assert_eq!(prod.psql("postgres", "SELECT count(*) FROM t"), "1", "it was emptied under the consent to staging");
+    env.pgplan(&["apply", "p.yaml", "--yes"]).expect(0);
+    assert_eq!(prod.psql("postgres", "SELECT count(*) FROM t"), "0");
+    assert_eq!(staging.psql("postgres", "SELECT count(*) FROM t"), "1");
+}
+
+#[test]
+fn a_database_that_was_changed_elsewhere_needs_a_word() {
+    let (staging, prod) = (Cluster::start("18"), Cluster::start("18"));
+    let env = TestEnv::new();
+    let steps = "  - sql: { database: db, run: CREATE TABLE made () }\n  - { id: wait, command: [test, -e, mended] }\n";
+    let [old, new] =
+        [&staging, &prod].map(|server| server.url("postgres").replace("//postgres@", "//postgres:hidden@"));
+    env.write("p.yaml", &plan("p", &old, steps));
+    env.pgplan(&["apply", "p.yaml"]).expect(1);
+    env.write("mended", "");
+    // Another password is no other database.
+    env.write("p.yaml", &plan("p", &new.replace("hidden", "other"), steps));
+    let refused = env.pgplan(&["apply", "p.yaml"]).expect(3).stderr;
+    assert!(refused.contains("is past `sql` already"), "{refused}");
+    for (sign, server) in [("-", &staging), ("+", &prod)] {
+        assert!(refused.contains(&format!("{sign}         \"port\": \"{}\"", server.port)), "{refused}");
+    }
+    assert!(!refused.contains("hidden") && !refused.contains("other"), "{refused}");
+    env.write("p.yaml", &plan("p", &old.replace("hidden", "other"), steps));
+    env.pgplan(&["apply", "p.yaml"]).expect(0);
+}
+
+#[test]
+fn consent_from_elsewhere_ends_when_a_secret_is_somewhere_else() {
+    let env = TestEnv::new();
+    let text = "version: 1\nname: p\nsecrets: { token: { file: one } }\nsteps:\n  - approve: { message: \"go on?\" }\n  \
+                - { id: then, command: [touch, then], env: { TOKEN: \"${{ secrets.token }}\" } }\n";
+    for name in ["one", "two"] {
+        let file = env.write(name, "a-token\n");
+        fs::set_permissions(file, std::os::unix::fs::PermissionsExt::from_mode(0o600)).expect("it is ours");
+    }
+    env.write("p.yaml", text);
+    env.pgplan(&["apply", "p.yaml"]).expect(5);
+    env.pgplan(&["approve", "p", "approve"]).expect(0);
+    env.write("p.yaml", &text.replace("file: one", "file: two"));
+    env.pgplan(&["apply", "p.yaml"]).expect(5);
+    env.write("p.yaml", text);
+    env.pgplan(&["apply", "p.yaml"]).expect(0);
+    assert!(env.work().join("then").exists());
+}
+
+#[test]
 fn a_run_that_is_given_up_stays_as_it_is() {
     let env = TestEnv::new();
     env.write("p.yaml", TWO);

@@ -220,7 +220,7 @@ impl Apply {
         stop: &Stop,
         consent: &Consent,
     ) -> Result<(Ending, Led), RunError> {
-        let ending = run.drive(world, wishes, stop).await?;
+        let ending = Box::pin(run.drive(world, wishes, stop)).await?;
         if ending != Ending::Ended(Outcome::Failed) {
             return Ok((ending, Led::Forward));
         }
@@ -263,7 +263,7 @@ impl Apply {
         for step in &changed {
             ui.say(format!("step {}, as it was and as it is now:", paint(&step.id, Tone::Strong)));
             let before = old.step_texts.get(&step.id).cloned().unwrap_or_default();
-            ui.say(difference(&before, &step.text()));
+            ui.say(difference(&before, &step.text_with_databases()));
         }
         ui.fail(
             format!("run {} is past `{}` already, and the plan has changed there since", old.id, list.join("`, `")),

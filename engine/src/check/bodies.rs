@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, path::Path};
 
-use super::{fingerprint, steps::Draft};
+use super::{fingerprint, references, steps::Draft};
 use crate::{
     diagnostic::{Diagnostic, Problems, Severity},
     document::{Question, Undo},
@@ -21,14 +21,26 @@ const MAX_ITEMS: usize = 10_000;
 /// What a placeholder for an unknown name looks like once it is plain text.
 const PLACEHOLDER: &str = "<known after ";
 
-/// Fills in what each step declares, and its fingerprint.
-pub(super) fn declare(drafts: &mut [Draft], scope: &Scope, folder: &Path, problems: &mut Problems) {
+/// Fills in what each step declares, the databases it uses, and its fingerprint.
+pub(super) fn declare(
+    drafts: &mut [Draft],
+    databases: &BTreeMap<String, Database>,
+    vars: &BTreeMap<String, serde_json::Value>,
+    scope: &Scope,
+    folder: &Path,
+    problems: &mut Problems,
+) {
+    let whole = |name: &String, database: &Database| fingerprint::declared(name, database, scope, vars);
+    let known: BTreeMap<&String, serde_json::Value> =
+        databases.iter().map(|(name, database)| (name, whole(name, database))).collect();
     for draft in drafts {
         let (found, declared, rendered) = declare_one(draft, scope);
         problems.extend(found);
         draft.declared = declared;
         draft.rendered = rendered;
         check_late(draft, scope, problems);
+        let used = references::databases(draft).into_iter();
+        draft.databases = used.filter_map(|name| Some((name.clone(), known.get(&name)?.clone()))).collect();
         draft.fingerprint = fingerprint::of_step(draft, folder, scope, problems);
     }
 }
@@ -181,6 +193,15 @@ fn check_late(draft: &Draft, scope: &Scope, problems: &mut Problems) {
     checked("env", &|node| yaml::decode::<BTreeMap<String, Text>>(&render(node, &scope)?).map(|_| ()));
 }
 
+/// Returns the databases that the common keys of a step name for their SQL, each with its place.
+pub(super) fn late_databases(draft: &Draft) -> impl Iterator<Item = (String, Place)> {
+    let named = |key: &str| {
+        let node = draft.late(key)?.get("database")?;
+        Some((node.as_str()?.to_owned(), node.place.clone()))
+    };
+    ["done_if", "ensures", "undo"].into_iter().filter_map(named)
+}
+
 /// Checks the databases and platforms that steps name.
 pub(super) fn check_names(
     drafts: &[Draft],
@@ -189,11 +210,7 @@ pub(super) fn check_names(
     problems: &mut Problems,
 ) {
     for draft in drafts {
-        let question = |key: &str| {
-            let node = draft.late(key)?.get("database")?;
-            Some((node.as_str()?.to_owned(), node.place.clone()))
-        };
-        let late = ["done_if", "ensures", "undo"].into_iter().filter_map(question);
+        let late = late_databases(draft);
         let named = draft.declared.databases.iter().map(|(name, key, _)| (name.clone(), place_of(draft, key).clone()));
         for (name, place) in named.chain(late) {
             if databases.contains_key(&name) {

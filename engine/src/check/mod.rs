@@ -108,7 +108,7 @@ fn check(document: Document, options: &Options, problems: &mut Problems) -> Opti
         sources::check_state(state, &scope, problems);
     }
     let order = order::build(&drafts, problems);
-    bodies::declare(&mut drafts, &scope, &folder, problems);
+    bodies::declare(&mut drafts, &databases, &vars, &scope, &folder, problems);
     let mut edges = order.edges(&drafts);
     if order.is_complete() {
         edges.extend(artifacts::resolve(&mut drafts, &order, problems));

@@ -1,6 +1,6 @@
 //! References to the outputs of steps: only of steps that are over by then, and only outputs that they have.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::{order::Order, steps::Draft};
 use crate::{
@@ -67,6 +67,14 @@ pub(super) fn check(
         }
     }
     edges
+}
+
+/// Returns the databases of the plan that a step uses: in its body, in the SQL of its common keys, by templates.
+pub(super) fn databases(draft: &Draft) -> BTreeSet<String> {
+    let declared = draft.declared.databases.iter().map(|(name, ..)| name.clone());
+    let late = super::bodies::late_databases(draft).map(|(name, _)| name);
+    let named = names(draft).into_iter().filter(|(name, ..)| name.path[0] == "databases");
+    declared.chain(late).chain(named.filter_map(|(name, ..)| name.path.get(1).cloned())).collect()
 }
 
 /// Returns all names in the templates of a step, and whether its own outputs may be named there.

@@ -28,6 +28,8 @@ pub(super) struct Draft {
     /// The rendered bodies, one for each item; for the fingerprint.
     pub(super) rendered: Vec<serde_json::Value>,
     pub(super) inputs: BTreeMap<String, String>,
+    /// The databases it uses, as they are declared.
+    pub(super) databases: BTreeMap<String, serde_json::Value>,
     pub(super) fingerprint: String,
 }
 
@@ -70,6 +72,7 @@ pub(super) fn read(steps: Vec<StepDecl>, scope: &Scope, problems: &mut Problems)
             declared: Declarations::default(),
             rendered: Vec::new(),
             inputs: BTreeMap::new(),
+            databases: BTreeMap::new(),
             fingerprint: String::new(),
         });
     }
@@ -184,6 +187,7 @@ pub(super) fn finish(drafts: Vec<Draft>, order: &Order) -> Vec<Step> {
             kind: draft.decl.kind.name,
             body: draft.decl.body,
             inputs: draft.inputs,
+            databases: draft.databases,
             declared: draft.declared,
             run_on: draft.keys.run_on,
             timeout: draft.keys.timeout.map(|span| span.0),

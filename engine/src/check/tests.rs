@@ -76,6 +76,74 @@ fn fingerprints_follow_what_is_done_only() {
 }
 
 #[test]
+fn a_step_has_the_databases_that_it_uses_in_its_fingerprint() {
+    let plan = |database: &str, host: &str| {
+        let text = format!(
+            "version: 1\nvars: {{ host: {host} }}\nsecrets: {{ s: {{ env: S }} }}\ndatabases: {{ db: {database}, other: \
+             \"postgres://u@elsewhere/db\" }}\nsteps:\n  - {{ id: t, command: {{ run: [open], outputs: {{ url: {{ parse: \
+             {{ json: /url }} }} }} }} }}\n  - sql: {{ database: db, run: SELECT 1 }}\n  - {{ id: named, command: [see, \
+             \"${{{{ databases.db.host }}}}\"] }}\n  - {{ id: asks, command: [go], done_if: {{ database: db, sql: SELECT 1 }} \
+             }}\n  - {{ id: apart, sql: {{ database: other, run: SELECT 1 }} }}\n"
+        );
+        let Checked { plan, problems } = checked(&text);
+        plan.unwrap_or_else(|| panic!("{database}: {problems:?}"))
+    };
+    let differing = |one: &Plan, two: &Plan| -> Vec<String> {
+        let pairs = one.steps.iter().zip(&two.steps);
+        pairs.filter(|(one, two)| one.fingerprint != two.fingerprint).map(|(one, _)| one.id.clone()).collect()
+    };
+    let users = ["sql", "named", "asks"];
+    let first = plan("\"postgres://u:one@h/db\"", "h");
+    assert_eq!(differing(&first, &plan("\"postgres://u:two@h/db\"", "h")), [""; 0]);
+    assert_eq!(differing(&first, &plan("\"postgres://u:one@i/db\"", "h")), users);
+    assert_eq!(differing(&first, &plan("\"postgres://u:one@${{ vars.host }}/db\"", "h")), [""; 0]);
+    assert_eq!(differing(&first, &plan("\"postgres://u:one@${{ vars.host }}/db\"", "i")), users);
+    for more in ["expect: { major: 18 }", "expect: { empty: true }", "protect: true"] {
+        assert_eq!(differing(&first, &plan(&format!("{{ url: \"postgres://u:one@h/db\", {more} }}"), "h")), users);
+    }
+    let shown = serde_json::json!({ "address": { "dbname": "db", "host": "h", "user": "u" } });
+    assert_eq!(first.steps[1].databases, [("db".to_owned(), shown)].into());
+
+    // What only a step tells stays as it is written, with the variables in it.
+    let late = "{ url: \"postgres://u:one${{ secrets.s }}@${{ vars.host }}:${{ steps.t.outputs.url }}/db\" }";
+    let (late, other) = (plan(late, "h"), plan(late, "i"));
+    assert_eq!(differing(&late, &other), users);
+    let shown = serde_json::json!({
+        "address": {
+            "dbname": "db", "host": "${{ vars.host }}", "password": "${{ secrets.s }}", "port": "${{ steps.t.outputs.url }}",
+            "user": "u"
+        },
+        "vars": { "host": "h" }
+    });
+    assert_eq!(late.steps[1].databases["db"], shown);
+}
+
+#[test]
+fn where_a_secret_is_belongs_to_the_plan_and_to_no_step() {
+    let plan = |secret: &str| {
+        let text = format!(
+            "version: 1\nsecrets: {{ s: {secret} }}\ndatabases: {{ db: {{ url: \"postgres://u@h/db\", password: \"${{{{ \
+             secrets.s }}}}\" }} }}\nsteps:\n  - sql: {{ database: db, run: SELECT 1 }}\n"
+        );
+        checked(&text).plan.unwrap()
+    };
+    let all = [
+        "{ env: S }",
+        "{ env: T }",
+        "{ file: S }",
+        "{ file: T }",
+        "{ command: [S] }",
+        "{ command: [T] }",
+        "{ pgpass: { host: h, dbname: d, user: u } }",
+        "{ pgpass: { host: h, dbname: d, user: v } }",
+    ];
+    let plans: Vec<Plan> = all.iter().map(|secret| plan(secret)).collect();
+    let wholes: std::collections::BTreeSet<&String> = plans.iter().map(|plan| &plan.fingerprint).collect();
+    let steps: std::collections::BTreeSet<&String> = plans.iter().map(|plan| &plan.steps[0].fingerprint).collect();
+    assert_eq!((wholes.len(), steps.len()), (all.len(), 1));
+}
+
+#[test]
 fn a_password_in_clear_is_no_part_of_the_fingerprint() {
     let plan = |database: &str| {
         let text = format!(

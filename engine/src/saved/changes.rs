@@ -75,7 +75,7 @@ pub fn of_plan(saved: &Saved, plan: &Plan) -> Result<Vec<Change>, StepError> {
     }
     steps(&saved.steps, &plan.steps.iter().map(SavedStep::from).collect::<Vec<_>>(), &mut changes);
     if changes.len() == other {
-        changes.push(line("the names of its secrets have changed"));
+        changes.push(line("its secrets have changed: their names, or where they are"));
     }
     Ok(changes)
 }
