@@ -45,6 +45,9 @@ pub enum EventKind {
         /// there by name.
         #[serde(default)]
         texts: BTreeMap<String, serde_json::Value>,
+        /// The steps next before each step.
+        #[serde(default)]
+        needs: BTreeMap<String, Vec<String>>,
         /// Variables in force, overrides included.
         vars: BTreeMap<String, serde_json::Value>,
         /// The variables that were given on the command line; a run goes on with them.
@@ -65,6 +68,9 @@ pub enum EventKind {
         /// Each step as it is written now.
         #[serde(default)]
         texts: BTreeMap<String, serde_json::Value>,
+        /// The steps next before each step now.
+        #[serde(default)]
+        needs: BTreeMap<String, Vec<String>>,
         /// Who runs it now.
         holder: Holder,
     },

@@ -5,6 +5,7 @@
 //! always: `started` is on disk → it is done → `finished` with its outputs is on disk → anything that depends on it.
 
 mod budget;
+mod consent;
 mod drive;
 mod programs;
 mod recover;
@@ -293,6 +294,7 @@ impl<'a> Run<'a> {
             fingerprint: plan.fingerprint.clone(),
             steps: step_fingerprints(plan),
             texts: step_texts(plan),
+            needs: step_needs(plan),
             vars: plan.vars.clone(),
             given: plan.given.clone(),
             platforms: plan.platforms.iter().map(|file| file.display().to_string()).collect(),
@@ -324,15 +326,22 @@ impl<'a> Run<'a> {
             .map(|step| step.id.clone())
             .collect();
         let before = old.steps.iter().map(|(id, step)| (id.clone(), step.status)).collect();
+        let known = consent::Steps::before(old);
         // What is taken back was done as the plan was then: that it has changed since is for whoever goes forward again.
-        let (fingerprint, steps, texts) = match &direction {
-            Direction::Forward { .. } => (plan.fingerprint.clone(), step_fingerprints(plan), step_texts(plan)),
-            Direction::Back => (old.fingerprint.clone(), old.step_fingerprints.clone(), old.step_texts.clone()),
+        let (fingerprint, steps, texts, needs) = match &direction {
+            Direction::Forward { .. } => {
+                (plan.fingerprint.clone(), step_fingerprints(plan), step_texts(plan), step_needs(plan))
+            }
+            Direction::Back => {
+                let RunState { fingerprint, step_fingerprints, step_texts, step_needs, .. } = old;
+                (fingerprint.clone(), step_fingerprints.clone(), step_texts.clone(), step_needs.clone())
+            }
         };
         // At once: were the plan's new fingerprints there without what follows from them, an edit would go unnoticed.
         run.at_once(|run| {
-            run.record(vec![EventKind::RunResumed { fingerprint, steps, texts, holder }])?;
+            run.record(vec![EventKind::RunResumed { fingerprint, steps, texts, needs, holder }])?;
             if let Direction::Forward { most_cuts, rerun } = &direction {
+                run.record(run.consents_to_ask_again(&known))?;
                 run.recover(&before, &changed, *most_cuts)?;
                 rerun.as_ref().map_or(Ok(()), |step| run.rerun(step))?;
             }
@@ -449,6 +458,10 @@ fn step_fingerprints(plan: &Plan) -> BTreeMap<String, String> {
 /// Returns each step as it is written, with the databases that it uses.
 fn step_texts(plan: &Plan) -> BTreeMap<String, serde_json::Value> {
     plan.steps.iter().map(|step| (step.id.clone(), step.text_with_databases())).collect()
+}
+
+fn step_needs(plan: &Plan) -> BTreeMap<String, Vec<String>> {
+    plan.steps.iter().map(|step| (step.id.clone(), step.needs.clone())).collect()
 }
 
 #[cfg(test)]

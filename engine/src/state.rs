@@ -173,6 +173,9 @@ pub struct RunState {
     /// Each step as it was written at the last start or resume.
     #[serde(skip)]
     pub step_texts: BTreeMap<String, serde_json::Value>,
+    /// The steps next before each step at the last start or resume.
+    #[serde(skip)]
+    pub step_needs: BTreeMap<String, Vec<String>>,
     /// Variables in force.
     pub vars: BTreeMap<String, serde_json::Value>,
     /// The variables that were given on the command line.
@@ -277,7 +280,7 @@ impl RunState {
 
     fn apply_kind(&mut self, event: &Event) -> Result<(), IllegalMove> {
         match &event.kind {
-            EventKind::RunStarted { plan, path, fingerprint, steps, texts, vars, given, platforms, holder } => {
+            EventKind::RunStarted { plan, path, fingerprint, steps, texts, needs, vars, given, platforms, holder } => {
                 self.plan.clone_from(plan);
                 self.path.clone_from(path);
                 self.vars.clone_from(vars);
@@ -285,11 +288,13 @@ impl RunState {
                 self.platforms.clone_from(platforms);
                 self.started_at = Some(event.at);
                 self.step_texts.clone_from(texts);
+                self.step_needs.clone_from(needs);
                 self.hold(fingerprint, steps, holder);
             }
-            EventKind::RunResumed { fingerprint, steps, texts, holder } => {
+            EventKind::RunResumed { fingerprint, steps, texts, needs, holder } => {
                 self.resumes += 1;
                 self.step_texts.clone_from(texts);
+                self.step_needs.clone_from(needs);
                 self.hold(fingerprint, steps, holder);
                 self.reopen();
             }

@@ -195,12 +195,40 @@ fn consent_that_was_used_ends_when_what_it_was_given_to_changes() {
     env.pgplan(&["apply", "p.yaml"]).expect(1);
     env.write("p.yaml", &text.replace("test, -e, go", "touch, gone"));
     let asks = env.pgplan(&["apply", "p.yaml"]).expect(5).stderr;
-    assert!(asks.contains("a step after it has changed since it was given"), "{asks}");
+    assert!(asks.contains("what comes after it has changed since it was given"), "{asks}");
     assert!(!env.work().join("gone").exists());
     env.pgplan(&["approve", "p", "approve"]).expect(0);
     env.pgplan(&["apply", "p.yaml"]).expect(0);
     assert!(env.work().join("gone").exists());
     assert_eq!(env.read("log"), "first\n");
+}
+
+#[test]
+fn consent_that_was_used_ends_when_steps_come_go_or_change_places() {
+    let step = |id: &str| format!("  - {{ id: {id}, command: [sh, -c, 'echo {id} >> log'] }}\n");
+    let (look, destroy, more) = (step("look"), step("destroy"), step("more"));
+    let head = "version: 1\nname: p\nsteps:\n  - approve: { message: \"go on?\" }\n  \
+                - { id: wait, command: [test, -e, mended] }\n";
+    for later in [
+        [&look, &destroy, &more].map(String::as_str).concat(),
+        [&destroy].map(String::as_str).concat(),
+        [&destroy, &look].map(String::as_str).concat(),
+    ] {
+        let env = TestEnv::new();
+        env.write("p.yaml", &format!("{head}{look}{destroy}"));
+        env.pgplan(&["apply", "p.yaml", "--yes"]).expect(1);
+        // The same, written in another way, is the same.
+        env.write("p.yaml", &format!("{head}{look}{}", destroy.replace("id: destroy,", "id: destroy, needs: [look],")));
+        env.pgplan(&["apply", "p.yaml"]).expect(1);
+        env.write("mended", "");
+        env.write("p.yaml", &format!("{head}{later}"));
+        let asks = env.pgplan(&["apply", "p.yaml"]).expect(5).stderr;
+        assert!(asks.contains("what comes after it has changed since it was given"), "{asks}");
+        assert!(!env.work().join("log").exists(), "it was done without asking:\n{later}");
+        env.pgplan(&["approve", "p", "approve"]).expect(0);
+        env.pgplan(&["apply", "p.yaml"]).expect(0);
+        assert_eq!(env.read("log").lines().count(), later.lines().count());
+    }
 }
 
 #[test]

@@ -58,7 +58,6 @@ impl Run<'_> {
             }
         }
         let edited: Vec<&String> = changed.iter().filter(|id| !self.state.status(id).is_over()).collect();
-        events.extend(self.consents_to_ask_again(&edited));
         let edited = edited.into_iter().filter(|id| self.state.steps.contains_key(*id));
         events.extend(edited.map(|step| EventKind::StepChanged { step: step.clone() }));
         self.record(events)
@@ -110,18 +109,6 @@ impl Run<'_> {
             let mut actions = state.actions.iter();
             !state.actions.is_empty() && actions.all(|one| lasts_not(one) || one.status == ActionStatus::Finished)
         })
-    }
-
-    /// Returns the reopening of consents that were given to another text of a step which is still to come.
-    fn consents_to_ask_again(&self, edited: &[&String]) -> Vec<EventKind> {
-        let given =
-            self.plan.steps.iter().filter(|step| step.kind == "approve" && self.state.status(&step.id).satisfies());
-        let stale = given.filter(|step| {
-            let later = self.with_later([step.id.as_str()]);
-            edited.iter().any(|id| **id != step.id && later.contains(id.as_str()))
-        });
-        let reason = "a step after it has changed since it was given".to_owned();
-        stale.map(|step| EventKind::StepReopened { step: step.id.clone(), reason: reason.clone() }).collect()
     }
 
     /// Begins a step anew, and every step after it that has been begun.
