@@ -7,7 +7,7 @@ use crate::{
     diagnostic::{Diagnostic, Problems, Severity},
     document::{Question, Undo},
     each::keys_of,
-    kinds::{Declarations, declare::Problem},
+    kinds::{Declarations, command::argv_problems, declare::Problem},
     plan::Database,
     secret::Text,
     source::Place,
@@ -184,13 +184,31 @@ fn check_late(draft: &Draft, scope: &Scope, problems: &mut Problems) {
     };
     let question = |node: &Node| match yaml::decode::<Question>(&render(node, &scope)?)? {
         Question::Expression(_) => eval_bool(node, &scope).map(|_| ()),
-        Question::Run { .. } | Question::Sql { .. } => Ok(()),
+        Question::Run { run, .. } => check_argv(&run, node),
+        Question::Sql { .. } => Ok(()),
     };
     checked("if", &|node| eval_bool(node, &scope).map(|_| ()));
     checked("done_if", &question);
     checked("ensures", &question);
-    checked("undo", &|node| yaml::decode::<Undo>(&render(node, &scope)?).map(|_| ()));
+    checked("undo", &|node| match yaml::decode::<Undo>(&render(node, &scope)?)? {
+        Undo::Run(argv) => check_argv(&argv, node),
+        Undo::None | Undo::Sql { .. } => Ok(()),
+    });
     checked("env", &|node| yaml::decode::<BTreeMap<String, Text>>(&render(node, &scope)?).map(|_| ()));
+}
+
+/// Checks the command line of a common key.
+fn check_argv(argv: &[Text], node: &Node) -> Result<(), Vec<Diagnostic>> {
+    let problem = |(code, message): (&'static str, &str)| {
+        let help = if code == "secret_in_argv" {
+            "give it to the program by the step's `env`"
+        } else {
+            "the first word is the program"
+        };
+        Diagnostic::error(code, message).at(node.place_of(&["run"]), "here").help(help)
+    };
+    let problems: Vec<Diagnostic> = argv_problems(argv).into_iter().map(problem).collect();
+    if problems.is_empty() { Ok(()) } else { Err(problems) }
 }
 
 /// Returns the databases that the common keys of a step name for their SQL, each with its place.

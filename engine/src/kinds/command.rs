@@ -182,17 +182,26 @@ impl Kind for Command {
 
 /// Reports an empty list, and a secret among the words.
 pub(super) fn check_argv(argv: &[Text], at: &str, to: &mut Declarations) {
+    for (code, message) in argv_problems(argv) {
+        let help = if code == "secret_in_argv" {
+            "give it to the program by `env` or `stdin`"
+        } else {
+            "the first word is the program"
+        };
+        to.problem(code, key([at]), message, Some(help));
+    }
+}
+
+/// Returns what is wrong with a command line, each with its code: no program, a secret among the words.
+pub(crate) fn argv_problems(argv: &[Text]) -> Vec<(&'static str, &'static str)> {
+    let mut problems = Vec::new();
     if argv.first().is_none_or(|program| program.as_plain().is_some_and(|text| text.trim().is_empty())) {
-        to.problem("empty_command", key([at]), "there is no program to run", Some("the first word is the program"));
+        problems.push(("empty_command", "there is no program to run"));
     }
     if argv.iter().any(Text::is_tainted) {
-        to.problem(
-            "secret_in_argv",
-            key([at]),
-            "a secret on a command line could be read by every user of the machine",
-            Some("give it to the program by `env` or `stdin`"),
-        );
+        problems.push(("secret_in_argv", "a secret on a command line could be read by every user of the machine"));
     }
+    problems
 }
 
 #[cfg(test)]
