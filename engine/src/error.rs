@@ -3,7 +3,7 @@
 //! Every failure is a [`StepError`]: a kind with a fixed policy, a one-line message, and the details a person needs
 //! to mend the cause. Kinds and their policies stand in one table, [`ErrorKind::policy`].
 
-use std::fmt;
+use std::{borrow::Cow, fmt};
 
 use serde::{Deserialize, Serialize};
 
@@ -106,7 +106,7 @@ impl ErrorKind {
             Self::ToolMissing => (false, "install the program, or name its folder in PGPLAN_PG_BIN or PATH"),
             Self::Timeout => (true, "raise the step's `timeout` or find out what it waited for"),
             Self::Lost => (true, "look what was done, then `pgplan resolve` it"),
-            Self::Interrupted => (false, "apply the same plan again to go on"),
+            Self::Interrupted => (false, "apply again to go on"),
             Self::Verification => (false, "the two sides differ; do not go on before the difference is understood"),
             Self::Refused => (false, "read why above; nothing was changed"),
             Self::NeedsPerson => (false, "decide, then apply again"),
@@ -168,6 +168,17 @@ impl StepError {
     #[must_use]
     pub fn advice(&self) -> &str {
         self.help.as_deref().unwrap_or(self.kind.policy().advice)
+    }
+
+    /// Returns what to do in a run that may be on its way back, where `apply` is refused.
+    #[must_use]
+    pub fn advice_in(&self, going_back: bool) -> Cow<'_, str> {
+        match going_back {
+            true => {
+                self.advice().replace("apply again", "undo again").replace("applying again", "undoing again").into()
+            }
+            false => self.advice().into(),
+        }
     }
 
     /// Returns an error about a file or folder; `doing` is a phrase such as "write the dump".

@@ -189,6 +189,15 @@ pub enum EventKind {
         /// The action.
         action: String,
     },
+    /// An action's effect could not be taken back, and what was to do it has ended by itself: it may be done again. Durable.
+    ActionUndoFailed {
+        /// The step.
+        step: String,
+        /// The action.
+        action: String,
+        /// Why.
+        error: StepError,
+    },
     /// An action's effect was taken back. Durable.
     ActionUndone {
         /// The step.
@@ -328,6 +337,7 @@ impl EventKind {
             | Self::ActionReset { .. }
             | Self::UndoStarted { .. }
             | Self::ActionUndoing { .. }
+            | Self::ActionUndoFailed { .. }
             | Self::ActionUndone { .. }
             | Self::StepApproved { .. }
             | Self::DowntimeMarked { .. }

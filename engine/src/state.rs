@@ -31,7 +31,7 @@ pub enum ActionStatus {
     Failed,
     /// Cut in the middle, effect unknown.
     Indeterminate,
-    /// Being taken back; after a crash: cut in the middle of that.
+    /// Being taken back; after a crash: cut in the middle of that, unless an error has ended it.
     Undoing,
     /// Done and taken back.
     Undone,
@@ -98,6 +98,9 @@ pub struct ActionState {
     /// Which doing of it this is since its step was begun; receipts of others do not count.
     #[serde(skip)]
     doing: u32,
+    /// Whether the last attempt to take it back ended by itself with an error.
+    #[serde(skip)]
+    pub undo_failed: bool,
 }
 
 /// Writes what tells an action from others; what it does stands in the events.
@@ -230,6 +233,7 @@ enum Move {
     Lose,
     Reset,
     GoBack,
+    FailUndo,
     Undo,
 }
 
@@ -243,6 +247,7 @@ fn moved(from: ActionStatus, by: Move) -> Option<ActionStatus> {
         (Started, Move::Lose) => Some(Indeterminate),
         (Started | Finished | Failed | Indeterminate | Undoing | Undone, Move::Reset) => Some(Pending),
         (Pending | Started | Finished | Failed | Indeterminate | Undoing, Move::GoBack) => Some(Undoing),
+        (Undoing, Move::FailUndo) => Some(Undoing),
         (Undoing, Move::Undo) => Some(Undone),
         _ => None,
     }
@@ -346,6 +351,9 @@ impl RunState {
             EventKind::UndoStarted { .. } => self.going_back = true,
             EventKind::ActionUndoing { step, action } => {
                 self.steps.entry(step.clone()).or_default().move_back(action, Move::GoBack, event)?;
+            }
+            EventKind::ActionUndoFailed { step, action, .. } => {
+                self.steps.entry(step.clone()).or_default().move_back(action, Move::FailUndo, event)?;
             }
             EventKind::ActionUndone { step, action } => self.take_back(step, action, event)?,
             EventKind::StepApproved { step, fingerprint, .. } => {

@@ -212,7 +212,14 @@ impl Run<'_> {
                         self.record(output.warnings.into_iter().map(warned).collect())?;
                     }
                     Err(error) if error.kind == ErrorKind::Interrupted => return Ok(Ending::Interrupted),
-                    Err(error) => return self.stuck(&format!("`{}` could not be done", back.title), &error),
+                    Err(error) => {
+                        if has_ended(&error) {
+                            let failed =
+                                |step, action| EventKind::ActionUndoFailed { step, action, error: error.clone() };
+                            self.record(each(&back, failed))?;
+                        }
+                        return self.stuck(&format!("`{}` could not be done", back.title), &error);
+                    }
                 }
             } else {
                 if back.stays {
@@ -250,8 +257,9 @@ impl Run<'_> {
     }
 
     fn was_cut(&self, back: &Back) -> bool {
+        let cut = |doing: &ActionState| doing.status == ActionStatus::Undoing && !doing.undo_failed;
         let mut begun = self.state.steps.get(&back.step).into_iter().flat_map(StepState::begun);
-        begun.any(|doing| doing.status == ActionStatus::Undoing && back.actions.contains(&doing.action.id))
+        begun.any(|doing| cut(doing) && back.actions.contains(&doing.action.id))
     }
 
     pub(crate) fn side_cx(&self, step: &str, action: &str, stop: &Stop) -> ActionCx {
@@ -278,10 +286,16 @@ impl Run<'_> {
     fn stuck(&mut self, what: &str, error: &StepError) -> Result<Ending, RunError> {
         let message = format!("the run is stuck on its way back: {what}: {error}");
         let lines = std::iter::once(message).chain(error.details.iter().cloned());
-        let told = lines.chain([format!("help: {}", error.advice())]).collect::<Vec<_>>().join("\n  ");
+        let told = lines.chain([format!("help: {}", error.advice_in(true))]).collect::<Vec<_>>().join("\n  ");
         self.record(vec![EventKind::Warned { step: None, message: told }])?;
         Ok(Ending::Ended(Outcome::NeedsPerson))
     }
+}
+
+/// Returns whether an error says that what failed has ended by itself, as it does on the way forward: then it may be
+/// done again. What was killed or lost is for a person.
+fn has_ended(error: &StepError) -> bool {
+    !matches!(error.kind, ErrorKind::Lost | ErrorKind::Timeout | ErrorKind::Interrupted)
 }
 
 fn each(back: &Back, event: impl Fn(String, String) -> EventKind) -> Vec<EventKind> {

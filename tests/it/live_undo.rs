@@ -125,11 +125,40 @@ fn an_undo_that_fails_is_stuck_and_goes_on_when_it_is_mended() {
     assert!(stuck.stderr.contains("stuck on its way back") && stuck.stderr.contains("elsewhere"), "{}", stuck.stderr);
     let refused = env.pgplan(&["apply", "p.yaml"]).expect(5);
     assert!(refused.stderr.contains("on its way back"), "{}", refused.stderr);
-    // The first attempt was begun and its end is not known to be clean: a person looks.
-    env.pgplan(&["undo", "p.yaml", "--yes"]).expect(5);
-    env.pgplan(&["resolve", "two", "--as", "undo"]).expect(0);
+    // It ended by itself: when its cause is mended the same command goes on.
+    assert!(stuck.stderr.contains("undo again") && !stuck.stderr.contains("apply again"), "{}", stuck.stderr);
+    let again = env.pgplan(&["undo", "p.yaml", "--yes"]).expect(5);
+    assert!(!again.stderr.contains("cut in the middle"), "{}", again.stderr);
+    env.write("two", "");
+    env.write("elsewhere/two", "");
     env.pgplan(&["undo", "p.yaml", "--yes"]).expect(0);
-    assert!(!env.work().join("one").exists());
+    let left = ["one", "two", "elsewhere/two"].map(|name| env.work().join(name).exists());
+    assert_eq!(left, [false; 3]);
+}
+
+#[test]
+fn an_undo_that_was_killed_waits_for_a_person() {
+    let env = TestEnv::new();
+    let steps = r#"  - id: one
+    command: { run: [touch, one] }
+    undo: { run: [sh, -c, "rm one; kill -9 $$"] }
+  - id: two
+    done_if: { run: [sh, -c, "kill -9 $$"] }
+    command: [touch, two]
+"#;
+    env.write("p.yaml", &format!("version: 1\nname: p\non_failure: undo\nsteps:\n{steps}"));
+    let failed = env.pgplan(&["apply", "p.yaml"]).expect(5);
+    // Apply is refused now, and nothing says otherwise.
+    let status = env.pgplan(&["status"]).expect(0).stdout;
+    for told in [&failed.stderr, &status] {
+        assert!(told.contains("undo again") && !told.contains("apply again"), "{told}");
+    }
+    env.write("one", "");
+    let waits = env.pgplan(&["undo", "p.yaml", "--yes"]).expect(5);
+    assert!(waits.stderr.contains("cut in the middle"), "{}", waits.stderr);
+    assert!(env.work().join("one").exists(), "it was done again");
+    env.pgplan(&["resolve", "one", "--as", "undo"]).expect(0);
+    env.pgplan(&["undo", "p.yaml", "--yes"]).expect(0);
 }
 
 const TWO: &str = "version: 1\nname: p\nsteps:\n  - { id: one, command: { run: [sh, -c, \"echo one >> log\"] } }\n  - { id: two, command: { run: [sh, -c, \"echo two >> log; test -e mended\"] } }\n";

@@ -157,7 +157,8 @@ impl Shown {
         let mut worst = None;
         for (step, error) in failed {
             ui.say(format!("{} {}", paint("step", Tone::Strong), paint(&step.id, Tone::Strong)));
-            ui.error(error);
+            let help = error.advice_in(state.going_back && state.is_unfinished());
+            ui.error(&error.clone().help(help));
             worst.get_or_insert(error.kind);
         }
         let again = command(if state.going_back { "undo" } else { "apply" });

@@ -59,7 +59,8 @@ impl Status {
                 for detail in &error.details {
                     text.push_str(&format!("  {detail}\n"));
                 }
-                text.push_str(&format!("  help: {}\n", ui.hints.complete(error.advice())));
+                let help = error.advice_in(state.going_back && state.is_unfinished());
+                text.push_str(&format!("  help: {}\n", ui.hints.complete(&help)));
             }
         }
         if let Some(downtime) = state.downtime() {

@@ -339,7 +339,9 @@ fn attempts(events: &[Event], sessions: &[Session]) -> BTreeMap<(String, String)
                 continue;
             }
             EventKind::ActionFinished { step, action, .. } => (step, action, How::Done),
-            EventKind::ActionFailed { step, action, .. } => (step, action, How::Failed),
+            EventKind::ActionFailed { step, action, .. } | EventKind::ActionUndoFailed { step, action, .. } => {
+                (step, action, How::Failed)
+            }
             EventKind::ActionIndeterminate { step, action } | EventKind::ActionReset { step, action, .. } => {
                 (step, action, How::Cut)
             }
@@ -388,7 +390,7 @@ fn step(id: &str, found: &StepState, state: &RunState, attempts: &BTreeMap<(Stri
         error: found.error.as_ref().filter(|_| failed).map(|error| Failure {
             message: error.message.clone(),
             details: error.details.clone(),
-            help: error.advice().to_owned(),
+            help: error.advice_in(state.going_back && state.is_unfinished()).into_owned(),
         }),
         actions: actions.collect(),
         notes: found.graph.notes.clone(),

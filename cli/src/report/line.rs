@@ -164,6 +164,7 @@ pub(crate) fn text(event: &Event, state: &RunState) -> Option<String> {
         | EventKind::StepExpanded { .. }
         | EventKind::StepFinished { .. }
         | EventKind::ActionUndoing { .. }
+        | EventKind::ActionUndoFailed { .. }
         | EventKind::ActionFailed { retry_in_ms: None, .. }
         | EventKind::ActionProgress { .. } => return None,
     })

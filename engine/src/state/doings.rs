@@ -95,11 +95,13 @@ impl StepState {
         let is_it = |state: &&mut ActionState| state.action.id == action;
         for state in self.earlier.iter_mut().filter(is_it).filter(|state| state.status != ActionStatus::Undone) {
             state.status = next(state, by, event)?;
+            state.undo_failed = by == Move::FailUndo;
             any = true;
         }
         match self.actions.iter_mut().find(is_it) {
             Some(state) if !any || moved(state.status, by).is_some() => {
                 state.status = next(state, by, event)?;
+                state.undo_failed = by == Move::FailUndo;
                 if by == Move::Undo {
                     state.doing += 1;
                     state.output = None;
@@ -156,6 +158,7 @@ impl ActionState {
             retrying: false,
             cuts: 0,
             doing: 0,
+            undo_failed: false,
         }
     }
 
