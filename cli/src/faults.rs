@@ -33,7 +33,7 @@ mod faulty {
         error::{ErrorKind, StepError},
         op::Op,
         plan::Step,
-        run::{ActionCx, LookCx, Opened, Receipted, World},
+        run::{ActionCx, LookCx, Opened, OwnUndo, Receipted, World},
         world::Real,
     };
 
@@ -95,11 +95,7 @@ mod faulty {
             self.world.ensure(step, cx).await
         }
 
-        fn own_undo(
-            &self,
-            step: &Step,
-            outputs: Arc<BTreeMap<String, Outputs>>,
-        ) -> Result<Option<Option<Op>>, StepError> {
+        fn own_undo(&self, step: &Step, outputs: Arc<BTreeMap<String, Outputs>>) -> Result<Option<OwnUndo>, StepError> {
             self.world.own_undo(step, outputs)
         }
 

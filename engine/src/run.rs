@@ -128,12 +128,11 @@ pub trait World: Send + Sync + 'static {
     /// Checks what must hold when all actions of a step are finished.
     fn ensure(&self, step: &Step, cx: LookCx) -> impl Future<Output = Result<(), StepError>> + Send;
 
-    /// Returns what a step's own `undo` says; `None` when it has none, `Some(None)` when it says that nothing is to be
-    /// done.
+    /// Returns what a step's own `undo` says; `None` when it has none.
     ///
     /// # Errors
     /// When it cannot be rendered.
-    fn own_undo(&self, step: &Step, outputs: Arc<BTreeMap<String, Outputs>>) -> Result<Option<Option<Op>>, StepError>;
+    fn own_undo(&self, step: &Step, outputs: Arc<BTreeMap<String, Outputs>>) -> Result<Option<OwnUndo>, StepError>;
 
     /// Cleans up after a run that ended well: drops its receipts from these databases of the plan, from all databases
     /// of the server where that is [`Receipted::Server`]. Returns warnings.
@@ -145,6 +144,26 @@ pub trait World: Send + Sync + 'static {
 
     /// Ends what actions have left running in this process, and gives up the claims on servers. Returns warnings.
     fn close(&self) -> impl Future<Output = Vec<String>> + Send;
+}
+
+/// What a step's own `undo` says; an operation that is absent: nothing is to be done, on purpose.
+#[derive(Debug, Clone, PartialEq)]
+pub enum OwnUndo {
+    /// Once for the whole step.
+    Step(Option<Box<Op>>),
+    /// Once for each item of its `for_each`, by the first part of the ids of the item's actions.
+    Items(BTreeMap<String, Option<Op>>),
+}
+
+impl OwnUndo {
+    /// Returns what is done.
+    pub fn ops(&self) -> impl Iterator<Item = &Op> {
+        let (whole, items) = match self {
+            Self::Step(op) => (op.as_deref(), None),
+            Self::Items(items) => (None, Some(items.values().flatten())),
+        };
+        whole.into_iter().chain(items.into_iter().flatten())
+    }
 }
 
 /// Where a run has left receipts.

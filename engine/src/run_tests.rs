@@ -118,7 +118,7 @@ impl World for Scripted {
         Ok(())
     }
 
-    fn own_undo(&self, _: &Step, _: Arc<BTreeMap<String, Outputs>>) -> Result<Option<Option<Op>>, StepError> {
+    fn own_undo(&self, _: &Step, _: Arc<BTreeMap<String, Outputs>>) -> Result<Option<OwnUndo>, StepError> {
         Ok(None)
     }
 

@@ -10,7 +10,7 @@ use crate::{
     event::{EventKind, Outcome},
     op::Op,
     plan::{Plan, Step},
-    run::{ActionCx, Ending, Run, RunError, Stop, Words, World},
+    run::{ActionCx, Ending, OwnUndo, Run, RunError, Stop, Words, World},
     state::{ActionState, ActionStatus, RunState, StepState},
 };
 
@@ -38,14 +38,14 @@ pub struct WayBack {
     pub stops_at: Option<String>,
 }
 
-/// Returns the way back of a run; `own` gives what a step's own `undo` says (`Some(None)`: nothing, on purpose).
+/// Returns the way back of a run; `own` gives what a step's own `undo` says.
 ///
 /// # Errors
-/// When a step's own `undo` cannot be rendered.
+/// When a step's own `undo` cannot be rendered, or is none for an item that was begun.
 pub fn way_back(
     plan: &Plan,
     state: &RunState,
-    own: impl Fn(&Step) -> Result<Option<Option<Op>>, StepError>,
+    own: impl Fn(&Step) -> Result<Option<OwnUndo>, StepError>,
 ) -> Result<WayBack, StepError> {
     let mut way = WayBack::default();
     let begun = |step: &Step| -> Vec<&ActionState> {
@@ -67,15 +67,18 @@ pub fn way_back(
         for action in actions {
             doings.entry(&action.action.id).or_default().push(action);
         }
-        if let Some(op) = own(step)? {
-            let ids = doings.into_keys().map(str::to_owned).collect();
-            let title = format!("undo of {}", step.id);
-            way.backs.push(Back { step: step.id.clone(), actions: ids, op, title, stays: false });
-            continue;
+        let mut last_first: Vec<(&str, Vec<&ActionState>)> = doings.into_iter().collect();
+        let last = |doings: &[&ActionState]| doings.iter().filter_map(|action| action.started_at).max();
+        last_first.sort_by_key(|(_, doings)| std::cmp::Reverse(last(doings)));
+        let ids = || last_first.iter().map(|(id, _)| (*id).to_owned());
+        match own(step)? {
+            Some(OwnUndo::Step(op)) => {
+                let (op, title) = (op.map(|op| *op), format!("undo of {}", step.id));
+                way.backs.push(Back { step: step.id.clone(), actions: ids().collect(), op, title, stays: false });
+            }
+            Some(OwnUndo::Items(items)) => way.backs.extend(by_item(step, ids(), items)?),
+            None => way.backs.extend(last_first.iter().filter_map(|(_, doings)| back_of(&step.id, doings))),
         }
-        let mut last_first: Vec<Vec<&ActionState>> = doings.into_values().collect();
-        last_first.sort_by_key(|doings| std::cmp::Reverse(doings.iter().filter_map(|action| action.started_at).max()));
-        way.backs.extend(last_first.into_iter().filter_map(|doings| back_of(&step.id, &doings)));
     }
     Ok(way)
 }
@@ -91,6 +94,44 @@ fn back_of(step: &str, doings: &[&ActionState]) -> Option<Back> {
         false => format!("take back: {}", action.title),
     };
     Some(Back { step: step.to_owned(), actions: vec![action.id.clone()], op, title, stays })
+}
+
+/// Returns what a step's own `undo` does for each item that was begun, the last first.
+fn by_item(
+    step: &Step,
+    last_first: impl Iterator<Item = String>,
+    mut items: BTreeMap<String, Option<Op>>,
+) -> Result<Vec<Back>, StepError> {
+    let mut begun: Vec<(String, Vec<String>)> = Vec::new();
+    for id in last_first {
+        let item = id.split_once('/').map_or(id.as_str(), |(item, _)| item).to_owned();
+        match begun.iter_mut().find(|(known, _)| *known == item) {
+            Some((_, actions)) => actions.push(id),
+            None => begun.push((item, vec![id])),
+        }
+    }
+    let back = |(item, actions): (String, Vec<String>)| {
+        let Some(op) = items.remove(&item) else {
+            let message = format!("`{}` was begun for the item `{item}`, which its `for_each` has no more", step.id);
+            return Err(StepError::new(ErrorKind::Plan, message).help("put it back into the plan, then undo again"));
+        };
+        let title = format!("[{item}] undo of {}", step.id);
+        Ok(Back { step: step.id.clone(), actions, op, title, stays: false })
+    };
+    begun.into_iter().map(back).collect()
+}
+
+/// Returns the id of what takes actions back; for those of one item of a `for_each` it begins with the item, as theirs do.
+fn back_id(step: &Step, actions: &[String]) -> String {
+    let inner = |id: &String| id.split_once('/').map(|(item, inner)| (item.to_owned(), inner.to_owned()));
+    let parts: Option<Vec<(String, String)>> = actions.iter().map(inner).collect();
+    match parts.filter(|_| step.for_each.is_some()).as_deref() {
+        Some([(item, first), rest @ ..]) if rest.iter().all(|(other, _)| other == item) => {
+            let inner = std::iter::once(first).chain(rest.iter().map(|(_, inner)| inner));
+            format!("{item}/undo-{}", inner.cloned().collect::<Vec<_>>().join("-"))
+        }
+        _ => format!("undo-{}", actions.join("-")),
+    }
 }
 
 /// Returns whether an operation that was cut in the middle may simply be done again.
@@ -278,7 +319,7 @@ impl Run<'_> {
         let Some(step) = self.plan.step(&back.step) else {
             return Err(StepError::new(ErrorKind::Refused, format!("the plan has no step `{}` any more", back.step)));
         };
-        let action = Action::new(format!("undo-{}", back.actions.join("-")), &back.title, op, Effect::Opaque);
+        let action = Action::new(back_id(step, &back.actions), &back.title, op, Effect::Opaque);
         let cx = self.side_cx(&back.step, &action.id, stop);
         world.perform(step, &action, cx).await
     }

@@ -44,7 +44,7 @@ use crate::{
     preflight,
     preview::Server,
     redact::Redactor,
-    run::{ActionCx, LookCx, Opened, Receipted, Word, World},
+    run::{ActionCx, LookCx, Opened, OwnUndo, Receipted, Word, World},
     secret::Text,
     template::{self, Known, Scope},
     tool::{Clients, Places, version_name},
@@ -372,22 +372,18 @@ impl World for Real {
         self.ensure_raw(step, &cx).await.map_err(|error| hide::error(error, &self.redactor))
     }
 
-    fn own_undo(&self, step: &Step, outputs: Arc<BTreeMap<String, Outputs>>) -> Result<Option<Option<Op>>, StepError> {
+    fn own_undo(&self, step: &Step, outputs: Arc<BTreeMap<String, Outputs>>) -> Result<Option<OwnUndo>, StepError> {
         let Some(node) = &step.undo else { return Ok(None) };
         let names = self.names(&outputs);
-        let rendered = template::render(node, &names.scope).map_err(|problems| plan_error(&problems))?;
-        let undo: Undo = crate::yaml::decode(&rendered).map_err(|problems| plan_error(&problems))?;
-        Ok(Some(match undo {
-            Undo::None => None,
-            Undo::Run(argv) => Some(Op::Exec(Exec { argv, ..Exec::default() })),
-            Undo::Sql { sql, database } => Some(Op::RunSql(RunSql {
-                database,
-                source: SqlSource::Text(vec![sql]),
-                transaction: true,
-                read_only: false,
-                expect: SqlExpect::default(),
-            })),
-        }))
+        let Some(each) = step.for_each.as_ref().filter(|_| is_undone_by_item(step)) else {
+            return Ok(Some(OwnUndo::Step(undo_op(node, &names.scope)?.map(Box::new))));
+        };
+        let rendered = template::render(&each.items, &names.scope).map_err(|problems| plan_error(&problems))?;
+        let items = items_of(&rendered)?.into_iter().enumerate().map(|(index, (key, value))| {
+            let scope = names.scope.clone().with_each(&key, &value, index);
+            Ok((item_id(&key), undo_op(node, &scope)?))
+        });
+        Ok(Some(OwnUndo::Items(items.collect::<Result<_, StepError>>()?)))
     }
 
     async fn settle(
@@ -546,6 +542,29 @@ pub fn load_platforms(files: &[PathBuf]) -> Result<Platforms, StepError> {
         }
     }
     Ok(platforms)
+}
+
+/// Returns whether a step's own `undo` is about each item of its `for_each`: it names the item, or the programs of the
+/// step are told it.
+fn is_undone_by_item(step: &Step) -> bool {
+    let nodes = step.undo.iter().chain(step.env.values());
+    nodes.flat_map(|node| template::references(node, false)).any(|(name, _)| name.path[0] == "each")
+}
+
+fn undo_op(node: &Node, scope: &Scope) -> Result<Option<Op>, StepError> {
+    let rendered = template::render(node, scope).map_err(|problems| plan_error(&problems))?;
+    let undo: Undo = crate::yaml::decode(&rendered).map_err(|problems| plan_error(&problems))?;
+    Ok(match undo {
+        Undo::None => None,
+        Undo::Run(argv) => Some(Op::Exec(Exec { argv, ..Exec::default() })),
+        Undo::Sql { sql, database } => Some(Op::RunSql(RunSql {
+            database,
+            source: SqlSource::Text(vec![sql]),
+            transaction: true,
+            read_only: false,
+            expect: SqlExpect::default(),
+        })),
+    })
 }
 
 fn text(node: &Node, scope: &Scope) -> Result<Text, StepError> {

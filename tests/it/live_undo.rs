@@ -137,6 +137,47 @@ fn an_undo_that_fails_is_stuck_and_goes_on_when_it_is_mended() {
 }
 
 #[test]
+fn a_step_of_many_items_is_taken_back_item_by_item() {
+    let env = TestEnv::new();
+    let steps = r#"  - id: named
+    for_each: [a, b/c, d]
+    max_parallel: 1
+    command: { run: [sh, -c, "echo +${{ each.key }} >> log; test ${{ each.key }} != d || test -e mended"] }
+    undo: { run: [sh, -c, "echo -${{ each.value }} >> log"] }
+"#;
+    let text = |steps: &str| format!("version: 1\nname: p\nmax_parallel: 1\nsteps:\n{steps}");
+    env.write("p.yaml", &text(&steps.replace("d]", "d, never]")));
+    env.pgplan(&["apply", "p.yaml"]).expect(1);
+    env.pgplan(&["undo", "p.yaml", "--yes"]).expect(0);
+    assert_eq!(env.read("log"), "+a\n+b/c\n+d\n-d\n-b/c\n-a\n");
+
+    // An item that the plan has no more cannot be taken back, and is not left out in silence.
+    env.write("log", "");
+    env.write("p.yaml", &text(steps));
+    env.pgplan(&["apply", "p.yaml"]).expect(1);
+    env.write("p.yaml", &text(&steps.replace("b/c, ", "")));
+    let refused = env.pgplan(&["undo", "p.yaml", "--yes"]).expect(2).stderr;
+    assert!(refused.contains("which its `for_each` has no more"), "{refused}");
+    env.write("p.yaml", &text(steps));
+    env.pgplan(&["undo", "p.yaml", "--yes"]).expect(0);
+
+    // What its programs are told tells the item as well, to the undo of the step and of its kind.
+    for (own, undo) in [(true, "undo: { run: [sh, -c, 'echo -$IT >> log'] }"), (false, "")] {
+        env.write("log", "");
+        let kinds = if own { "" } else { ", undo: [sh, -c, 'echo -$IT >> log']" };
+        let told = format!(
+            "  - id: told\n    for_each: [a, b]\n    max_parallel: 1\n    env: {{ IT: \"${{{{ each.value }}}}\" }}\n    \
+             command: {{ run: [sh, -c, 'echo +$IT >> log']{kinds} }}\n    {undo}\n  \
+             - {{ id: then, command: [test, -e, mended] }}\n"
+        );
+        env.write("p.yaml", &text(&told));
+        env.pgplan(&["apply", "p.yaml"]).expect(1);
+        env.pgplan(&["undo", "p.yaml", "--yes"]).expect(0);
+        assert_eq!(env.read("log"), "+a\n+b\n-b\n-a\n");
+    }
+}
+
+#[test]
 fn an_undo_that_was_killed_waits_for_a_person() {
     let env = TestEnv::new();
     let steps = r#"  - id: one

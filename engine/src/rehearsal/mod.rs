@@ -31,7 +31,7 @@ use crate::{
     error::StepError,
     op::{CreateCluster, Op},
     plan::{Plan, SecretSource, Step},
-    run::{ActionCx, LookCx, Opened, Receipted, World},
+    run::{ActionCx, LookCx, Opened, OwnUndo, Receipted, World},
     timing::TimedServer,
     world::{Consent, Real, Settings},
     yaml::Node,
@@ -207,7 +207,7 @@ impl World for Rehearsal {
         if is_simulated(step) { Ok(()) } else { self.real.ensure(step, cx).await }
     }
 
-    fn own_undo(&self, step: &Step, outputs: Arc<BTreeMap<String, Outputs>>) -> Result<Option<Option<Op>>, StepError> {
+    fn own_undo(&self, step: &Step, outputs: Arc<BTreeMap<String, Outputs>>) -> Result<Option<OwnUndo>, StepError> {
         self.real.own_undo(step, outputs)
     }
 

@@ -13,7 +13,9 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{ActionCx, Ending, LookCx, Message, Opened, Receipted, Run, RunError, Stop, Wishes, Word, Words, World};
+use super::{
+    ActionCx, Ending, LookCx, Message, Opened, OwnUndo, Receipted, Run, RunError, Stop, Wishes, Word, Words, World,
+};
 use crate::{
     action::{Action, Effect, Output, OutputValue},
     attempt::{bounded, wait_before_retry},
@@ -454,7 +456,7 @@ impl Run<'_> {
 pub fn receipted(
     plan: &Plan,
     state: &RunState,
-    own: impl Fn(&Step) -> Result<Option<Option<Op>>, StepError>,
+    own: impl Fn(&Step) -> Result<Option<OwnUndo>, StepError>,
 ) -> Result<BTreeMap<String, Receipted>, StepError> {
     let begun = |step: &StepState| started(step).next().is_some();
     let actions = state.steps.values().flat_map(started);
@@ -463,7 +465,7 @@ pub fn receipted(
     let mut found: Vec<_> =
         actions.flat_map(|action| receipted_in(&action.action.op).into_iter().chain(backs(action))).collect();
     for step in plan.steps.iter().filter(|step| state.going_back && state.steps.get(&step.id).is_some_and(begun)) {
-        found.extend(own(step)?.flatten().as_ref().and_then(receipted_in));
+        found.extend(own(step)?.iter().flat_map(OwnUndo::ops).filter_map(receipted_in));
     }
     let mut all = BTreeMap::new();
     for (database, wide) in found {
