@@ -190,6 +190,9 @@ pub enum RunError {
     /// The journal cannot be written or the lease is lost.
     #[error(transparent)]
     Journal(#[from] JournalError),
+    /// A person has to decide before it goes on; nothing was recorded.
+    #[error("{0}")]
+    Undecided(Box<StepError>),
     /// The journal's events contradict each other.
     #[error(transparent)]
     Illegal(#[from] IllegalMove),
@@ -240,6 +243,8 @@ pub enum Direction {
         most_cuts: u32,
         /// A step to begin anew, with every step after it that has been begun.
         rerun: Option<String>,
+        /// Whether what was done is kept where it would have to be done again otherwise.
+        accept: bool,
     },
     /// Back to its begin.
     Back,
@@ -359,9 +364,11 @@ impl<'a> Run<'a> {
         // At once: were the plan's new fingerprints there without what follows from them, an edit would go unnoticed.
         run.at_once(|run| {
             run.record(vec![EventKind::RunResumed { fingerprint, steps, texts, needs, holder }])?;
-            if let Direction::Forward { most_cuts, rerun } = &direction {
+            if let Direction::Forward { most_cuts, rerun, accept } = &direction {
                 run.record(run.consents_to_ask_again(&known))?;
-                run.recover(&before, &changed, *most_cuts)?;
+                let early = run.come_too_early(&before, rerun.as_deref(), *accept)?;
+                run.record(early)?;
+                run.recover(&changed, *most_cuts)?;
                 rerun.as_ref().map_or(Ok(()), |step| run.rerun(step))?;
             }
             Ok(())
@@ -402,15 +409,26 @@ impl<'a> Run<'a> {
         &self.state
     }
 
-    /// Returns whether this session has secret outputs of a step.
+    /// Returns whether this session has done something of a step, and so has what the journal does not hold.
     pub(crate) fn remembers(&self, step: &str) -> bool {
-        self.memory.get(step).is_some_and(|outputs| !outputs.is_empty())
+        self.memory.contains_key(step)
     }
 
     pub(crate) fn outputs(&self) -> Arc<BTreeMap<String, Outputs>> {
-        let mut outputs = self.state.outputs();
-        for (step, secrets) in &self.memory {
-            outputs.entry(step.clone()).or_default().extend(secrets.clone());
+        match self.state.going_back {
+            true => self.standing_outputs(),
+            false => self.with_memory(self.state.outputs()),
+        }
+    }
+
+    /// Returns what everything gave that stands, for the way back.
+    pub(crate) fn standing_outputs(&self) -> Arc<BTreeMap<String, Outputs>> {
+        self.with_memory(self.state.standing_outputs())
+    }
+
+    fn with_memory(&self, mut outputs: BTreeMap<String, Outputs>) -> Arc<BTreeMap<String, Outputs>> {
+        for (step, kept) in &self.memory {
+            outputs.entry(step.clone()).or_default().extend(kept.clone());
         }
         Arc::new(outputs)
     }

@@ -158,9 +158,14 @@ fn journal(folder: &tempfile::TempDir) -> Journal {
 async fn apply(plan: &Plan, journal: &mut Journal, world: Scripted) -> (Arc<Scripted>, Ending, RunState) {
     let resumed = journal.runs().unwrap().iter().any(|run| run.id == "r");
     let run = match resumed {
-        true => {
-            Run::resume(plan, journal, "r", me(), Direction::Forward { most_cuts: MOST_CUTS, rerun: None }, Vec::new())
-        }
+        true => Run::resume(
+            plan,
+            journal,
+            "r",
+            me(),
+            Direction::Forward { most_cuts: MOST_CUTS, rerun: None, accept: false },
+            Vec::new(),
+        ),
         false => Run::begin(plan, journal, "r", me(), Vec::new()),
     };
     let mut run = run.unwrap();

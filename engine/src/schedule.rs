@@ -82,7 +82,8 @@ pub fn next(plan: &Plan, state: &RunState, busy: &Busy) -> Vec<Next> {
                 // One that was begun in an earlier session goes on when what it needs is there again, and not at all when
                 // that has failed.
                 let (mut none, before) = (0, moves.len());
-                act(step, running, &state.id, busy, if by.is_some() { &mut none } else { &mut free }, &mut moves);
+                let waits = by.is_some() || busy.held_back.contains(&step.id);
+                act(step, running, &state.id, busy, if waits { &mut none } else { &mut free }, &mut moves);
                 if let Some(by) = by.filter(|_| moves.len() == before && is_still(step, busy)) {
                     moves.push(Next::Block { step: step.id.clone(), by: by.to_owned() });
                 }

@@ -350,10 +350,15 @@ impl RunState {
             EventKind::ActionReset { step, action, .. } => self.reset(step, action, event)?,
             EventKind::UndoStarted { .. } => self.going_back = true,
             EventKind::ActionUndoing { step, action } => {
-                self.steps.entry(step.clone()).or_default().move_back(action, Move::GoBack, event)?;
+                self.steps.entry(step.clone()).or_default().move_back(action, Move::GoBack, self.going_back, event)?;
             }
             EventKind::ActionUndoFailed { step, action, .. } => {
-                self.steps.entry(step.clone()).or_default().move_back(action, Move::FailUndo, event)?;
+                self.steps.entry(step.clone()).or_default().move_back(
+                    action,
+                    Move::FailUndo,
+                    self.going_back,
+                    event,
+                )?;
             }
             EventKind::ActionUndone { step, action } => self.take_back(step, action, event)?,
             EventKind::StepApproved { step, fingerprint, .. } => {
@@ -459,8 +464,11 @@ impl RunState {
             return Ok(());
         }
         let cut = self.is_started(step, action);
+        let found = self.steps.get(step).and_then(|state| state.action(action));
+        // What is still to be taken back may need what it gave.
+        let stands = found.is_some_and(|action| action.status == ActionStatus::Undoing);
         let state = self.step_action(step, action, Move::Reset, event)?;
-        state.output = None;
+        state.output.take_if(|_| !stands);
         state.cuts = if cut { state.cuts + 1 } else { 0 };
         let step = self.steps.entry(step.to_owned()).or_default();
         step.status = StepStatus::Running;
@@ -470,7 +478,7 @@ impl RunState {
 
     fn take_back(&mut self, step: &str, action: &str, event: &Event) -> Result<(), IllegalMove> {
         let state = self.steps.entry(step.to_owned()).or_default();
-        state.move_back(action, Move::Undo, event)?;
+        state.move_back(action, Move::Undo, self.going_back, event)?;
         if state.is_taken_back() {
             state.status = StepStatus::Undone;
             state.ended_at = Some(event.at);
@@ -494,6 +502,12 @@ impl RunState {
     #[must_use]
     pub fn outputs(&self) -> BTreeMap<String, Outputs> {
         self.steps.iter().map(|(id, step)| (id.clone(), step.outputs())).collect()
+    }
+
+    /// Returns what everything gave that stands, also by earlier doings of steps: what the way back is told from.
+    #[must_use]
+    pub fn standing_outputs(&self) -> BTreeMap<String, Outputs> {
+        self.steps.iter().map(|(id, step)| (id.clone(), step.standing_outputs())).collect()
     }
 
     /// Returns whether the run can go on.

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use tokio::sync::mpsc::unbounded_channel;
 
 use crate::{
-    action::{Action, Effect, Output},
+    action::{Action, Effect},
     error::{ErrorKind, StepError},
     event::{EventKind, Outcome},
     op::Op,
@@ -21,8 +21,8 @@ pub struct Back {
     pub step: String,
     /// The actions that are taken back with it: one, or all of a step that has an `undo` of its own.
     pub actions: Vec<String>,
-    /// What is done; absent = nothing needs to be done (a check, a dump file, an approval).
-    pub op: Option<Op>,
+    /// What is done, in this order; nothing = nothing needs to be done (a check, a dump file, an approval).
+    pub ops: Vec<Op>,
     /// For people.
     pub title: String,
     /// Whether what was done stays, because nothing says how to take it back.
@@ -73,8 +73,8 @@ pub fn way_back(
         let ids = || last_first.iter().map(|(id, _)| (*id).to_owned());
         match own(step)? {
             Some(OwnUndo::Step(op)) => {
-                let (op, title) = (op.map(|op| *op), format!("undo of {}", step.id));
-                way.backs.push(Back { step: step.id.clone(), actions: ids().collect(), op, title, stays: false });
+                let (ops, title) = (op.map(|op| *op).into_iter().collect(), format!("undo of {}", step.id));
+                way.backs.push(Back { step: step.id.clone(), actions: ids().collect(), ops, title, stays: false });
             }
             Some(OwnUndo::Items(items)) => way.backs.extend(by_item(step, ids(), items)?),
             None => way.backs.extend(last_first.iter().filter_map(|(_, doings)| back_of(&step.id, doings))),
@@ -83,17 +83,38 @@ pub fn way_back(
     Ok(way)
 }
 
-/// Returns how the doings of one action are taken back, the oldest first: by what takes the oldest back, since a later one
-/// found things as that had left them.
+/// Returns how the doings of one action are taken back, given the oldest first: the last first, since each found things as
+/// the one before had left them, and every way back once, as the oldest doing knows it.
 fn back_of(step: &str, doings: &[&ActionState]) -> Option<Back> {
-    let action = &doings.last()?.action;
-    let op = doings.iter().find_map(|doing| doing.action.undo.as_deref()).cloned();
-    let stays = op.is_none() && doings.iter().any(|doing| is_lasting(&doing.action.op));
-    let title = match stays {
-        true => format!("stays as it is: {}", action.title),
-        false => format!("take back: {}", action.title),
+    let last = &doings.last()?.action;
+    let mut ways: Vec<(&Op, &str)> = Vec::new();
+    for doing in doings {
+        if let Some(op) = doing.action.undo.as_deref()
+            && !ways.iter().any(|(known, _)| is_same_way(known, op))
+        {
+            ways.push((op, &doing.action.title));
+        }
+    }
+    ways.reverse();
+    let stays = ways.is_empty() && doings.iter().any(|doing| is_lasting(&doing.action.op));
+    let titles: Vec<&str> = ways.iter().map(|(_, title)| *title).collect();
+    let title = match (stays, ways.is_empty()) {
+        (true, _) => format!("stays as it is: {}", last.title),
+        (false, true) => format!("take back: {}", last.title),
+        (false, false) => format!("take back: {}", titles.join("; ")),
     };
-    Some(Back { step: step.to_owned(), actions: vec![action.id.clone()], op, title, stays })
+    let ops = ways.into_iter().map(|(op, _)| op.clone()).collect();
+    Some(Back { step: step.to_owned(), actions: vec![last.id.clone()], ops, title, stays })
+}
+
+/// Returns whether two operations bring the same thing back; what each found before it need not be the same.
+fn is_same_way(one: &Op, other: &Op) -> bool {
+    match (one, other) {
+        (Op::Unfence(one), Op::Unfence(other)) => {
+            (&one.step, &one.database, &one.on) == (&other.step, &other.database, &other.on)
+        }
+        _ => one == other,
+    }
 }
 
 /// Returns what a step's own `undo` does for each item that was begun, the last first.
@@ -116,7 +137,7 @@ fn by_item(
             return Err(StepError::new(ErrorKind::Plan, message).help("put it back into the plan, then undo again"));
         };
         let title = format!("[{item}] undo of {}", step.id);
-        Ok(Back { step: step.id.clone(), actions, op, title, stays: false })
+        Ok(Back { step: step.id.clone(), actions, ops: op.into_iter().collect(), title, stays: false })
     };
     begun.into_iter().map(back).collect()
 }
@@ -216,7 +237,7 @@ impl Run<'_> {
     }
 
     async fn take_back<W: World>(&mut self, world: &Arc<W>, stop: &Stop, reason: &str) -> Result<Ending, RunError> {
-        let outputs = self.outputs();
+        let outputs = self.standing_outputs();
         let way = match way_back(self.plan, &self.state, |step| world.own_undo(step, Arc::clone(&outputs))) {
             Ok(way) => way,
             Err(error) => return self.stuck("the way back cannot be told", &error),
@@ -234,40 +255,34 @@ impl Run<'_> {
             if stop.politely.is_cancelled() {
                 return Ok(Ending::Interrupted);
             }
-            if let Some(op) = &back.op {
-                if self.was_cut(&back) && !is_repeatable(op) {
-                    let message =
-                        format!("it is not known whether `{}` was done: it was cut in the middle", back.title);
-                    let (step, run) = (&back.step, &self.state.id);
-                    let error = StepError::new(ErrorKind::NeedsPerson, message).help(format!(
-                        "look, then say `pgplan resolve {step} --as undo --run {run}` when it was taken back or \
-                         `pgplan resolve {step} --as retry --run {run}` when it is to be taken back, and undo again"
-                    ));
-                    return self.stuck("a person has to look", &error);
+            if self.was_cut(&back) && !back.ops.iter().all(is_repeatable) {
+                let message = format!("it is not known whether `{}` was done: it was cut in the middle", back.title);
+                let (step, run) = (&back.step, &self.state.id);
+                let error = StepError::new(ErrorKind::NeedsPerson, message).help(format!(
+                    "look, then say `pgplan resolve {step} --as undo --run {run}` when it was taken back or \
+                     `pgplan resolve {step} --as retry --run {run}` when it is to be taken back, and undo again"
+                ));
+                return self.stuck("a person has to look", &error);
+            }
+            if back.stays {
+                let message = format!("{}; nothing says how to take it back", back.title);
+                self.record(vec![EventKind::Warned { step: Some(back.step.clone()), message }])?;
+            }
+            self.record(each(&back, |step, action| EventKind::ActionUndoing { step, action }))?;
+            match self.go_back(world, &back, stop).await {
+                Ok(warnings) => {
+                    let step = Some(back.step.clone());
+                    let warned = |message| EventKind::Warned { step: step.clone(), message };
+                    self.record(warnings.into_iter().map(warned).collect())?;
                 }
-                self.record(each(&back, |step, action| EventKind::ActionUndoing { step, action }))?;
-                match self.go_back(world, &back, op.clone(), stop).await {
-                    Ok(output) => {
-                        let step = Some(back.step.clone());
-                        let warned = |message| EventKind::Warned { step: step.clone(), message };
-                        self.record(output.warnings.into_iter().map(warned).collect())?;
+                Err(error) if error.kind == ErrorKind::Interrupted => return Ok(Ending::Interrupted),
+                Err(error) => {
+                    if has_ended(&error) {
+                        let failed = |step, action| EventKind::ActionUndoFailed { step, action, error: error.clone() };
+                        self.record(each(&back, failed))?;
                     }
-                    Err(error) if error.kind == ErrorKind::Interrupted => return Ok(Ending::Interrupted),
-                    Err(error) => {
-                        if has_ended(&error) {
-                            let failed =
-                                |step, action| EventKind::ActionUndoFailed { step, action, error: error.clone() };
-                            self.record(each(&back, failed))?;
-                        }
-                        return self.stuck(&format!("`{}` could not be done", back.title), &error);
-                    }
+                    return self.stuck(&format!("`{}` could not be done", back.title), &error);
                 }
-            } else {
-                if back.stays {
-                    let message = format!("{}; nothing says how to take it back", back.title);
-                    self.record(vec![EventKind::Warned { step: Some(back.step.clone()), message }])?;
-                }
-                self.record(each(&back, |step, action| EventKind::ActionUndoing { step, action }))?;
             }
             self.record(each(&back, |step, action| EventKind::ActionUndone { step, action }))?;
         }
@@ -277,7 +292,7 @@ impl Run<'_> {
     /// Opens again what lived only as long as an earlier session and what is to be taken back may need: tunnels,
     /// secrets read from a platform.
     async fn open_again<W: World>(&mut self, world: &Arc<W>, way: &WayBack, stop: &Stop) -> Result<(), StepError> {
-        let wanted: Vec<&str> = way.backs.iter().filter(|back| back.op.is_some()).map(|b| b.step.as_str()).collect();
+        let wanted: Vec<&str> = way.backs.iter().filter(|back| !back.ops.is_empty()).map(|b| b.step.as_str()).collect();
         for step in &self.plan.steps {
             let needed = wanted.iter().any(|later| *later != step.id && self.plan.is_ancestor(&step.id, later));
             // What needs it has been begun, so it was done once; the last session may have ended before it was again.
@@ -291,7 +306,7 @@ impl Run<'_> {
             for action in lost {
                 let cx = self.side_cx(&step.id, &action.id, stop);
                 let output = world.perform(step, &action, cx).await?;
-                self.remember(&step.id, &output);
+                self.remember(&step.id, &output, true);
             }
         }
         Ok(())
@@ -315,13 +330,21 @@ impl Run<'_> {
         }
     }
 
-    async fn go_back<W: World>(&self, world: &Arc<W>, back: &Back, op: Op, stop: &Stop) -> Result<Output, StepError> {
-        let Some(step) = self.plan.step(&back.step) else {
-            return Err(StepError::new(ErrorKind::Refused, format!("the plan has no step `{}` any more", back.step)));
-        };
-        let action = Action::new(back_id(step, &back.actions), &back.title, op, Effect::Opaque);
-        let cx = self.side_cx(&back.step, &action.id, stop);
-        world.perform(step, &action, cx).await
+    /// Does what takes actions back; returns warnings.
+    async fn go_back<W: World>(&self, world: &Arc<W>, back: &Back, stop: &Stop) -> Result<Vec<String>, StepError> {
+        let mut warnings = Vec::new();
+        for (index, op) in back.ops.iter().enumerate() {
+            let Some(step) = self.plan.step(&back.step) else {
+                let message = format!("the plan has no step `{}` any more", back.step);
+                return Err(StepError::new(ErrorKind::Refused, message));
+            };
+            let id = back_id(step, &back.actions);
+            let id = if index == 0 { id } else { format!("{id}-{index}") };
+            let action = Action::new(id, &back.title, op.clone(), Effect::Opaque);
+            let cx = self.side_cx(&back.step, &action.id, stop);
+            warnings.extend(world.perform(step, &action, cx).await?.warnings);
+        }
+        Ok(warnings)
     }
 
     fn stuck(&mut self, what: &str, error: &StepError) -> Result<Ending, RunError> {

@@ -233,7 +233,7 @@ fn go_on(plan: &Arc<Plan>, journal: &mut Journal, id: &str, fresh: bool) -> Endi
                 journal,
                 id,
                 me(),
-                Direction::Forward { most_cuts: MOST_CUTS, rerun: None },
+                Direction::Forward { most_cuts: MOST_CUTS, rerun: None, accept: false },
                 Vec::new(),
             ),
         };

@@ -151,22 +151,138 @@ fn a_step_is_done_again_when_it_was_stopped_while_a_retry_waited() {
 
 #[test]
 fn an_application_that_was_started_after_a_failure_is_stopped_again_before_the_rest() {
-    let env = TestEnv::new();
-    app(&env);
     let look = "grep -o \"web.: *[0-9]\" \"$PGPLAN_FAKE_STATE/state.json\" | grep -o \"[0-9]\" >> log";
+    for (copy, word, seen) in [
+        // What can be looked at or begun anew is simply done again.
+        (", done_if: { run: ['false'] }", None, "0\n0\n0\n0\n"),
+        ("", Some(["--rerun", "down"].as_slice()), "0\n0\n0\n0\n"),
+        ("", Some(["--accept"].as_slice()), "0\n0\n3\n"),
+    ] {
+        let env = TestEnv::new();
+        app(&env);
+        env.write(
+            "p.yaml",
+            &format!(
+                "version: 1\nname: p\nsteps:\n{DOWN}  - {{ id: copy, command: {{ run: [sh, -c, '{look}'] {copy} }} }}\n  \
+                 - {{ id: use, command: [sh, -c, '{look}; test -e mended'] }}\n  \
+                 - {{ id: up, run_on: always, scale: {{ restore: down }} }}\n"
+            ),
+        );
+        env.pgplan(&["apply", "p.yaml"]).expect(1);
+        assert_eq!((running(&env), log(&env).as_str()), (3, "0\n0\n"));
+        env.write("mended", "");
+        if word.is_some() {
+            for _ in 0..2 {
+                let said = env.pgplan(&["apply", "p.yaml"]).expect(5).stderr;
+                assert!(said.contains("`copy` would have to be done again"), "{said}");
+                assert!(said.contains("--rerun down") && said.contains("--accept"), "{said}");
+            }
+            assert_eq!(log(&env), "0\n0\n", "nothing is repeated silently");
+        }
+        env.pgplan(&[&["apply", "p.yaml"], word.unwrap_or_default()].concat()).expect(0);
+        assert_eq!((running(&env), log(&env).as_str()), (3, seen), "{word:?}");
+    }
+}
+
+#[test]
+fn the_way_back_of_an_edited_step_takes_back_what_each_doing_did() {
+    let env = TestEnv::new();
+    let shop = |name: &str| json!({ "environment": "production", "services": { "web": 3 }, "config": { "app": name } });
+    env.set_fakes(&json!({ "apps": { "shop": shop("shop"), "blog": shop("blog") } }));
+    for name in ["a", "b"] {
+        env.write(&format!("{name}.env"), &format!("URL=of-{name}\n"));
+    }
+    let text = format!(
+        "version: 1\nname: p\nsteps:\n{DOWN}  - {{ id: point, repoint: {{ file: a.env, set: {{ URL: new }} }} }}\n  - command: ['false']\n"
+    );
+    env.write("p.yaml", &text);
+    env.pgplan(&["apply", "p.yaml"]).expect(1);
+    env.write("p.yaml", &text.replace("app: shop", "app: blog").replace("a.env", "b.env"));
+    env.pgplan(&["apply", "p.yaml", "--rerun", "down"]).expect(1);
+    env.pgplan(&["undo", "p.yaml", "--yes"]).expect(0);
+    for app in ["shop", "blog"] {
+        assert_eq!(env.fakes()["apps"][app]["services"]["web"], 3, "{app}");
+    }
+    assert_eq!((env.read("a.env"), env.read("b.env")), ("URL=of-a\n".to_owned(), "URL=of-b\n".to_owned()));
+}
+
+#[test]
+fn files_of_one_name_are_taken_back_each_to_its_own() {
+    let env = TestEnv::new();
+    for folder in ["a", "b"] {
+        fs::create_dir(env.work().join(folder)).expect("the folder can be made");
+        env.write(&format!("{folder}/app.env"), &format!("URL=of-{folder}\n"));
+    }
     env.write(
         "p.yaml",
-        &format!(
-            "version: 1\nname: p\nsteps:\n{DOWN}  - {{ id: copy, command: [sh, -c, '{look}'] }}\n  \
-             - {{ id: use, command: [sh, -c, '{look}; test -e mended'] }}\n  \
-             - {{ id: up, run_on: always, scale: {{ restore: down }} }}\n"
-        ),
+        "version: 1\nname: p\nsteps:\n  - { id: point, for_each: [a, b], repoint: { file: \"${{ each.value }}/app.env\", set: { URL: new } } }\n  \
+         - command: ['false']\n",
     );
     env.pgplan(&["apply", "p.yaml"]).expect(1);
-    assert_eq!((running(&env), log(&env).as_str()), (3, "0\n0\n"));
+    env.pgplan(&["undo", "p.yaml", "--yes"]).expect(0);
+    for folder in ["a", "b"] {
+        assert_eq!(env.read(&format!("{folder}/app.env")), format!("URL=of-{folder}\n"));
+    }
+}
+
+#[test]
+fn an_undo_that_uses_what_steps_gave_can_be_done_again() {
+    let text = "version: 1\nname: p\nsteps:\n  \
+        - { id: a, command: { run: [sh, -c, 'echo name=x; test ! -e broken-a'], outputs: { name: { parse: { regex: 'name=(.+)' } } } }, undo: { run: [sh, -c, 'test ! -e broken && echo undo ${{ steps.a.outputs.name }} >> log'] } }\n  \
+        - { id: b, command: [touch, b], undo: { run: [sh, -c, 'echo undo b of ${{ steps.a.outputs.name }} >> log'] } }\n  \
+        - { id: c, command: ['false'] }\n";
+    for rerun in [false, true] {
+        let env = TestEnv::new();
+        env.write("p.yaml", text);
+        env.pgplan(&["apply", "p.yaml"]).expect(1);
+        if rerun {
+            env.write("broken-a", "");
+            env.pgplan(&["apply", "p.yaml", "--rerun", "a"]).expect(1);
+        }
+        env.write("broken", "");
+        env.pgplan(&["undo", "p.yaml", "--yes"]).expect(5);
+        remove(&env, "broken");
+        env.pgplan(&["undo", "p.yaml", "--yes"]).expect(0);
+        assert_eq!(log(&env), "undo b of x\nundo x\n", "{rerun}");
+    }
+}
+
+#[test]
+fn what_a_person_says_of_one_doing_is_not_said_of_the_one_before() {
+    let env = TestEnv::new();
+    env.write(
+        "p.yaml",
+        "version: 1\nname: p\nsteps:\n  - { id: a, command: { run: [sh, -c, 'echo a >> log; touch begun; test -e quick || sleep 600'], undo: [sh, -c, 'echo undo a >> log'] } }\n  \
+         - command: ['false']\n",
+    );
+    env.write("quick", "");
+    env.pgplan(&["apply", "p.yaml"]).expect(1);
+    remove(&env, "quick");
+    remove(&env, "begun");
+    let child = env.command(&["apply", "p.yaml", "--rerun", "a"]).spawn().expect("pgplan starts");
+    until("it is done again", || env.work().join("begun").exists());
+    signal(&child, Signal::SIGKILL);
+    child.wait_with_output().expect("it is dead");
+    env.pgplan(&["apply", "p.yaml"]).expect(5);
+    env.pgplan(&["resolve", "a", "--as", "undo"]).expect(0);
+    env.pgplan(&["undo", "p.yaml", "--yes"]).expect(0);
+    assert_eq!(log(&env), "a\na\nundo a\n", "the first doing stands until it is taken back");
+}
+
+#[test]
+fn until_holds_back_what_was_begun_before() {
+    let env = TestEnv::new();
+    env.write(
+        "p.yaml",
+        "version: 1\nname: p\nsteps:\n  - { id: a, command: [sh, -c, 'echo a >> log'] }\n  \
+         - { id: b, command: [sh, -c, 'echo b >> log; test -e mended'] }\n",
+    );
+    env.pgplan(&["apply", "p.yaml"]).expect(1);
     env.write("mended", "");
+    env.pgplan(&["apply", "p.yaml", "--until", "a"]).expect(0);
+    assert_eq!(log(&env), "a\nb\n");
     env.pgplan(&["apply", "p.yaml"]).expect(0);
-    assert_eq!((running(&env), log(&env).as_str()), (3, "0\n0\n0\n0\n"), "all of it is done while nothing runs");
+    assert_eq!(log(&env), "a\nb\nb\n");
 }
 
 #[test]

@@ -141,7 +141,9 @@ impl Apply {
             prepared = Box::pin(prepare(ui, &session.plan, settings, saved)) => prepared,
             () = stop.politely.cancelled() => {
                 dropped_sessions_end().await;
-                let again = self.plan.command("apply", &ui.hints);
+                let mut again = self.plan.command("apply", &ui.hints);
+                let rerun = self.rerun.as_ref().map(|step| format!(" --rerun {step}"));
+                again.extend(rerun.into_iter().chain(self.fresh.then(|| " --fresh".to_owned())));
                 ui.say(format!("{} before anything was begun; begin with: {again}", paint("interrupted", Tone::Warn)));
                 Err(Exit::Interrupted)
             }
@@ -185,7 +187,8 @@ impl Apply {
         let world = Arc::new(faults::around(world));
         let reporters = self.shown.reporters(ui, bars, &now)?;
         let (plan, me) = (Arc::clone(&session.plan), session.me.clone());
-        let forward = Direction::Forward { most_cuts: faults::most_cuts(), rerun: self.rerun.clone() };
+        let forward =
+            Direction::Forward { most_cuts: faults::most_cuts(), rerun: self.rerun.clone(), accept: self.accept };
         let mut run = match match &resumed {
             Some(_) => Run::resume(&plan, &mut session.journal, &id, me, forward, reporters),
             None => Run::begin(&plan, &mut session.journal, &id, me, reporters),

@@ -198,6 +198,10 @@ pub(crate) fn listen(stop: &Stop, now: &Now, bars: Option<MultiProgress>, lost: 
 pub(crate) fn run_failed(ui: &mut Ui, error: &RunError) -> Exit {
     match error {
         RunError::Journal(error) => journal_failed(ui, error),
+        RunError::Undecided(error) => {
+            ui.error(error);
+            Exit::of_error(error.kind)
+        }
         RunError::Illegal(error) => {
             ui.fail(error, "this is a bug in pgplan; please report it with the journal");
             Exit::Bug

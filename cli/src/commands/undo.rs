@@ -81,14 +81,20 @@ impl Undo {
         let stop = Stop::default();
         let consent = self.shown.consent(ui, bars.as_ref(), &stop);
         let settings = session.settings(&old.id, Some(old), platforms, consent.clone());
-        let world = match Real::new(Arc::clone(&session.plan), settings, crate::args::environment()).await {
+        let (now, handle) = (Now::default(), bars.as_ref().map(Bar::handle));
+        listen(&stop, &now, handle, session.journal.lost())?;
+        let made = tokio::select! {
+            made = Real::new(Arc::clone(&session.plan), settings, crate::args::environment()) => made,
+            () = stop.politely.cancelled() => return Ok(stopped(ui)),
+        };
+        let world = match made {
             Ok(world) => Arc::new(faults::around(world)),
             Err(error) => {
                 ui.error(&error);
                 return Ok(Exit::of_error(error.kind));
             }
         };
-        let outputs = Arc::new(old.outputs());
+        let outputs = Arc::new(old.standing_outputs());
         let way = match way_back(&session.plan, old, |step| world.own_undo(step, Arc::clone(&outputs))) {
             Ok(way) => way,
             Err(error) => {
@@ -100,18 +106,15 @@ impl Undo {
         if self.dry_run {
             return Ok(Exit::Done);
         }
-        if let Some(exit) = agreed(ui, &consent) {
+        if let Some(exit) = agreed(ui, &consent, &stop).await {
             return Ok(exit);
         }
-        let (now, handle) = (Now::default(), bars.as_ref().map(Bar::handle));
         let reporters = self.shown.reporters(ui, bars, &now)?;
         let (plan, me) = (Arc::clone(&session.plan), session.me.clone());
-        let lost = session.journal.lost();
         let mut run = match Run::resume(&plan, &mut session.journal, &old.id, me, Direction::Back, reporters) {
             Ok(run) => run,
             Err(error) => return Ok(run_failed(ui, &error)),
         };
-        listen(&stop, &now, handle, lost)?;
         let hints = ui.hints.clone();
         let command = |verb: &str| self.plan.command(verb, &hints);
         let told = match Box::pin(run.undo(&world, &stop, "`pgplan undo` was called")).await {
@@ -125,17 +128,33 @@ impl Undo {
     }
 }
 
+/// Ends the command before anything was taken back, as it was told to stop.
+fn stopped(ui: &mut Ui) -> Exit {
+    // A question that was left without an answer has the terminal still.
+    ui.restore_terminal();
+    ui.say("nothing was taken back");
+    Exit::Interrupted
+}
+
 /// Asks before anything is taken back; returns how the command ends when it is not wanted.
-fn agreed(ui: &mut Ui, consent: &Consent) -> Option<Exit> {
+async fn agreed(ui: &mut Ui, consent: &Consent, stop: &Stop) -> Option<Exit> {
     match consent {
         Consent::Given => None,
         Consent::Ask(ask) => {
-            let answer = ask("take all of this back?");
-            if answer == Answer::Yes {
-                return None;
+            let ask = Arc::clone(ask);
+            let asked = tokio::task::spawn_blocking(move || ask("take all of this back?"));
+            let answer = tokio::select! {
+                answer = asked => answer.unwrap_or(Answer::No),
+                () = stop.politely.cancelled() => Answer::Stop,
+            };
+            match answer {
+                Answer::Yes => None,
+                Answer::No => {
+                    ui.say("nothing was taken back");
+                    Some(Exit::NeedsPerson)
+                }
+                Answer::Stop => Some(stopped(ui)),
             }
-            ui.say("nothing was taken back");
-            Some(if answer == Answer::Stop { Exit::Interrupted } else { Exit::NeedsPerson })
         }
         Consent::Nobody => {
             ui.fail("nobody is there to agree", "undo on a terminal, or with --yes");
@@ -148,9 +167,9 @@ fn agreed(ui: &mut Ui, consent: &Consent) -> Option<Exit> {
 fn shown(plan: &Plan, old: &RunState, way: &WayBack) -> String {
     let mut text = format!("way back of run {} of plan {}\n", old.id, plan.name);
     for (at, back) in way.backs.iter().enumerate() {
-        let what = if back.op.is_some() || back.stays { back.title.as_str() } else { "nothing needs to be done" };
+        let what = if !back.ops.is_empty() || back.stays { back.title.as_str() } else { "nothing needs to be done" };
         text.push_str(&format!("{:>4}. {} {what}\n", at + 1, paint(&back.step, Tone::Strong)));
-        for line in back.op.iter().flat_map(pgplan_engine::op::Op::shown) {
+        for line in back.ops.iter().flat_map(pgplan_engine::op::Op::shown) {
             text.push_str(&format!("        {line}\n"));
         }
     }

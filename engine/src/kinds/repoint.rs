@@ -149,7 +149,9 @@ impl Repoint {
         })?;
         let path = cx.plan_dir.join(file);
         let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-        let backup = cx.run_dir.join("backups").join(format!("{}-{name}", cx.step));
+        // Files of one name lie in many folders.
+        let digest = blake3::hash(path.as_os_str().as_encoded_bytes()).to_hex();
+        let backup = cx.run_dir.join("backups").join(format!("{}-{}-{name}", cx.step, &digest[..8]));
         let values: Vec<String> = self.set.iter().map(|(key, value)| format!("{key} = {value}")).collect();
         let title = format!("edit {}: {}", path.display(), values.join(", "));
         let undo = Op::RestoreFile { path: path.clone(), backup: backup.clone() };

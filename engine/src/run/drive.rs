@@ -119,7 +119,7 @@ impl Run<'_> {
             for action in last {
                 let cx = self.side_cx(&step.id, &action.id, stop);
                 match world.perform(step, &action, cx).await {
-                    Ok(output) => self.remember(&step.id, &output),
+                    Ok(output) => self.remember(&step.id, &output, true),
                     Err(error) => warnings.push(format!("`{}` leads to receipts and is not open: {error}", step.id)),
                 }
             }
@@ -381,7 +381,7 @@ impl Run<'_> {
                 for message in &output.warnings {
                     events.push(EventKind::Warned { step: Some(step.clone()), message: message.clone() });
                 }
-                self.remember(&step, &output);
+                self.remember(&step, &output, false);
                 events.push(EventKind::ActionFinished { step, action, output, took_ms });
                 None
             }
@@ -410,11 +410,13 @@ impl Run<'_> {
         }
     }
 
-    /// Keeps secret outputs, which the journal never holds, for the steps of this session.
-    pub(crate) fn remember(&mut self, step: &str, output: &Output) {
-        let secrets = output.outputs.iter().filter(|(_, value)| matches!(value, OutputValue::Secret(Some(_))));
+    /// Keeps, for the steps of this session, what the journal does not hold: secret outputs, and all of what is opened again
+    /// beside the events of the run.
+    pub(crate) fn remember(&mut self, step: &str, output: &Output, all: bool) {
+        let kept = |value: &OutputValue| all || matches!(value, OutputValue::Secret(Some(_)));
+        let kept = output.outputs.iter().filter(|(_, value)| kept(value));
         let memory = self.memory.entry(step.to_owned()).or_default();
-        memory.extend(secrets.map(|(name, value)| (name.clone(), value.clone())));
+        memory.extend(kept.map(|(name, value)| (name.clone(), value.clone())));
     }
 
     fn hold_back(&mut self, wishes: &Wishes) {

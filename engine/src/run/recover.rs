@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::{Run, RunError};
 use crate::{
     action::Effect,
+    error::{ErrorKind, StepError},
     event::EventKind,
     plan::{RunOn, Step},
     state::{ActionState, ActionStatus, StepStatus},
@@ -18,14 +19,7 @@ impl Run<'_> {
     /// text has changed.
     ///
     /// `before` is where the steps stood when the last session ended.
-    pub(super) fn recover(
-        &mut self,
-        before: &BTreeMap<String, StepStatus>,
-        changed: &[String],
-        most_cuts: u32,
-    ) -> Result<(), RunError> {
-        let early = self.come_too_early(before);
-        self.record(early)?;
+    pub(super) fn recover(&mut self, changed: &[String], most_cuts: u32) -> Result<(), RunError> {
         let mut events = Vec::new();
         for step in &self.plan.steps {
             let Some(state) = self.state.steps.get(&step.id) else { continue };
@@ -69,8 +63,19 @@ impl Run<'_> {
     /// that is opened anew, a proof that is made anew, a step that was put into the plan since.
     ///
     /// What such a step had ended is to be set up again, with all that was done on it: an application that was started
-    /// again after a failure has written since. A fence is not: it proves whether somebody has.
-    fn come_too_early(&self, before: &BTreeMap<String, StepStatus>) -> Vec<EventKind> {
+    /// again after a failure has written since. A fence is not: it proves whether somebody has. Where that would repeat what
+    /// happens once, a person decides: to `rerun`, or to `accept` what was done.
+    ///
+    /// `before` is where the steps stood when the last session ended.
+    ///
+    /// # Errors
+    /// [`RunError::Undecided`] when a person has to decide.
+    pub(super) fn come_too_early(
+        &self,
+        before: &BTreeMap<String, StepStatus>,
+        rerun: Option<&str>,
+        accept: bool,
+    ) -> Result<Vec<EventKind>, RunError> {
         let over = |step: &str| self.state.status(step).satisfies();
         let came_short = |need: &String| {
             matches!(before.get(need), Some(StepStatus::Failed | StepStatus::Blocked))
@@ -82,19 +87,47 @@ impl Run<'_> {
             .iter()
             .filter(|step| step.run_on != RunOn::Success && over(&step.id) && step.needs.iter().any(&came_short));
         let mut late = self.with_later(early.map(|step| step.id.as_str()));
+        let wanted = self.with_later(rerun);
         loop {
             let reopened = |step: &Step| late.contains(step.id.as_str()) && over(&step.id);
             let ended = |step: &&Step| self.plan.steps.iter().any(|end| reopened(end) && end.ends(&step.id));
             let ended = self.plan.steps.iter().filter(ended).filter(|step| over(&step.id) && !self.is_proof(&step.id));
             let more: Vec<&str> = ended.map(|step| step.id.as_str()).filter(|step| !late.contains(step)).collect();
-            if more.is_empty() {
+            if accept || more.is_empty() {
                 break;
             }
-            late.extend(self.with_later(more));
+            for ended in more {
+                let again = self.with_later([ended]);
+                if !wanted.contains(ended) {
+                    self.refuse_to_repeat(ended, again.iter().copied().filter(|step| !late.contains(step)))?;
+                }
+                late.extend(again);
+            }
         }
         let reason = "a step before it had failed and is done again".to_owned();
         let late = late.into_iter().filter(|step| over(step));
-        late.map(|step| EventKind::StepReopened { step: step.to_owned(), reason: reason.clone() }).collect()
+        Ok(late.map(|step| EventKind::StepReopened { step: step.to_owned(), reason: reason.clone() }).collect())
+    }
+
+    /// Refuses to do steps again that have done what happens once, after one that set up what was ended meanwhile.
+    fn refuse_to_repeat<'s>(&self, ended: &str, steps: impl Iterator<Item = &'s str>) -> Result<(), RunError> {
+        let once = |action: &ActionState| {
+            action.status == ActionStatus::Finished
+                && matches!(action.action.effect, Effect::Opaque | Effect::Transaction)
+        };
+        let is_once = |step: &&str| self.state.steps.get(*step).is_some_and(|state| state.actions.iter().any(once));
+        let again: Vec<&str> = steps.filter(is_once).collect();
+        if again.is_empty() {
+            return Ok(());
+        }
+        let message = format!(
+            "what `{ended}` had set up was ended after a failure, and `{}` would have to be done again with it",
+            again.join("`, `")
+        );
+        let error = StepError::new(ErrorKind::NeedsPerson, message)
+            .detail("pgplan does not repeat by itself what happens once")
+            .help(format!("do all of it again with --rerun {ended}, or keep what was done with --accept"));
+        Err(RunError::Undecided(Box::new(error)))
     }
 
     /// Returns whether a step proves anew what it had proved.

@@ -44,6 +44,11 @@ impl StepState {
         outputs.filter(|outputs| !outputs.is_empty()).collect()
     }
 
+    /// Returns what was done and not taken back has given, earlier doings included; a later value wins.
+    pub(super) fn standing_outputs(&self) -> Outputs {
+        self.given().into_iter().flatten().collect()
+    }
+
     /// Returns all actions, those of earlier doings first, also those that were taken back.
     pub(crate) fn doings(&self) -> impl Iterator<Item = &ActionState> {
         self.earlier.iter().chain(&self.actions)
@@ -89,11 +94,12 @@ impl StepState {
         self.started_at.get_or_insert(event.at);
     }
 
-    /// Moves all doings of an action on the way back.
-    pub(super) fn move_back(&mut self, action: &str, by: Move, event: &Event) -> Result<(), IllegalMove> {
+    /// Moves all doings of an action on the way `back`; elsewhere, where a person says that it was taken back, the last.
+    pub(super) fn move_back(&mut self, action: &str, by: Move, back: bool, event: &Event) -> Result<(), IllegalMove> {
         let mut any = false;
         let is_it = |state: &&mut ActionState| state.action.id == action;
-        for state in self.earlier.iter_mut().filter(is_it).filter(|state| state.status != ActionStatus::Undone) {
+        let earlier = if back { self.earlier.as_mut_slice() } else { &mut [] };
+        for state in earlier.iter_mut().filter(is_it).filter(|state| state.status != ActionStatus::Undone) {
             state.status = next(state, by, event)?;
             state.undo_failed = by == Move::FailUndo;
             any = true;

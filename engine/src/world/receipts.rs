@@ -49,7 +49,7 @@ impl Real {
     /// # Errors
     /// When it cannot be told where they are.
     pub async fn forget(&self, run: &RunState) -> Result<Vec<Left>, StepError> {
-        let outputs = Arc::new(run.outputs());
+        let outputs = Arc::new(run.standing_outputs());
         let databases = receipted(&self.plan, run, |step| self.own_undo(step, Arc::clone(&outputs)))?;
         let names = self.names(&outputs);
         let mut left = Vec::new();
