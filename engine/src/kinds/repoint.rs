@@ -219,12 +219,18 @@ mod tests {
 
     #[test]
     fn a_file_is_edited_and_put_back() {
-        let graph = expand::<Repoint>("{ file: config/app.env, set: { DB_URL: '(secret s)' } }").unwrap();
-        let [action] = graph.actions.as_slice() else { panic!("{graph:?}") };
-        assert_eq!(action.title, "edit /plan/config/app.env: DB_URL = <secret s>");
-        assert!(
-            matches!(action.undo.as_deref(), Some(Op::RestoreFile { backup, .. }) if backup == Path::new("/runs/r1/backups/step-app.env"))
-        );
+        let edited = |file: &str| {
+            let body = format!("{{ file: {file}, set: {{ DB_URL: '(secret s)' }} }}");
+            let graph = expand::<Repoint>(&body).unwrap();
+            let [action] = graph.actions.as_slice() else { panic!("{graph:?}") };
+            let Some(Op::RestoreFile { backup, .. }) = action.undo.as_deref() else { panic!("{action:?}") };
+            (action.title.clone(), backup.display().to_string())
+        };
+        let (title, backup) = edited("config/app.env");
+        assert_eq!(title, "edit /plan/config/app.env: DB_URL = <secret s>");
+        assert!(backup.starts_with("/runs/r1/backups/step-") && backup.ends_with("-app.env"), "{backup}");
+        assert_eq!(edited("config/app.env").1, backup);
+        assert_ne!(edited("other/app.env").1, backup, "files of one name");
     }
 
     #[test]
