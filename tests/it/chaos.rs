@@ -133,12 +133,11 @@ fn is_done(env: &TestEnv, target: &Cluster, step: &str) -> bool {
 }
 
 /// One plan from begin to end under fire; returns what was struck.
-fn round(dice: &mut Dice, budget: u64, source: &mut Cluster) -> Struck {
+fn round(dice: &mut Dice, budget: u64, source: &mut Cluster, env: &TestEnv) -> Struck {
     let mut target = Cluster::start("18");
     source.psql("shop", "TRUNCATE sales.stamp");
     // The servers commit asynchronously: what only WAL buffers hold would end with a killed server.
     source.psql("postgres", "CHECKPOINT");
-    let env = TestEnv::new();
     env.set_fakes(&json!({
         "units": { "app.service": "active", "worker.service": "active" },
         "spare": { "18": target.url("shop") },
@@ -153,15 +152,15 @@ fn round(dice: &mut Dice, budget: u64, source: &mut Cluster) -> Struck {
     let (mut fence_is_lost, mut wanted) = (false, 0);
     for _ in 0..200 {
         let again = ["apply", "chaos.yaml", "--yes", "--rerun", "fence"];
-        let args = if wanted > 0 && fenced_anew(&env) < wanted { &again[..] } else { &again[..3] };
-        let session = fire.session(&env, args, source, &mut target);
+        let args = if wanted > 0 && fenced_anew(env) < wanted { &again[..] } else { &again[..3] };
+        let session = fire.session(env, args, source, &mut target);
         fence_is_lost |= session.struck == Some(Victim::Source);
         let ended = match session.code() {
             Some(0) => true,
             // It may have been killed between its last event and its end.
-            None => standing(&env).as_deref() == Some("succeeded"),
+            None => standing(env).as_deref() == Some("succeeded"),
             Some(5) => {
-                decide(&env, &session.said, [source, &target], |step| is_done(&env, &target, step));
+                decide(env, &session.said, [source, &target], |step| is_done(env, &target, step));
                 false
             }
             Some(1) => {
@@ -174,16 +173,16 @@ fn round(dice: &mut Dice, budget: u64, source: &mut Cluster) -> Struck {
                 let said = &session.said.stderr;
                 assert!(said.contains("the counters went back") && said.contains("--rerun fence"), "{said}");
                 target.renew();
-                (fence_is_lost, wanted) = (false, fenced_anew(&env) + 1);
+                (fence_is_lost, wanted) = (false, fenced_anew(env) + 1);
                 false
             }
             Some(_) => panic!("{}\n{}\n--- before\n{last}", session.said.status, session.said.stderr),
         };
         if ended {
-            assert_eq!(standing(&env).as_deref(), Some("succeeded"));
-            check(&env, source, &target, &session);
+            assert_eq!(standing(env).as_deref(), Some("succeeded"));
+            check(env, source, &target, &session);
             assert_eq!(access(source), open, "the fence has gone without a trace");
-            every_class_is_there(&env);
+            every_class_is_there(env);
             return fire.struck;
         }
         last = session.said.stderr;
@@ -294,5 +293,19 @@ fn nothing_is_lost_whatever_is_killed() {
     let mut dice = dice();
     let mut source = Cluster::start("15");
     source.psql("postgres", SOURCE);
-    rounds(kills, 25, |budget| round(&mut dice, budget, &mut source));
+    rounds(kills, 25, |budget| round(&mut dice, budget, &mut source, &TestEnv::new()));
+}
+
+#[test]
+fn nothing_is_lost_with_a_shared_journal() {
+    let kills = number("PGPLAN_CHAOS_KILLS", 4);
+    let mut dice = dice();
+    let (mut source, journals) = (Cluster::start("15"), Cluster::start("18"));
+    source.psql("postgres", SOURCE);
+    let mut runs = 0;
+    rounds(kills, 25, |budget| {
+        runs += 1;
+        journals.psql("postgres", &format!("CREATE DATABASE runs_{runs}"));
+        round(&mut dice, budget, &mut source, &TestEnv::with_state(journals.url(&format!("runs_{runs}"))))
+    });
 }

@@ -16,13 +16,15 @@ const STAND_INS: [&str; 4] = ["aptible", "dokku", "hab", "systemctl"];
 /// A private folder with a home, a working folder and the stand-ins' state in it; removed at the end.
 pub(crate) struct TestEnv {
     folder: TempDir,
+    /// Where the journal is, when it is not in the working folder.
+    state: Option<String>,
 }
 
 impl TestEnv {
     /// Makes the folder and links the stand-ins where `pgplan` looks first.
     pub(crate) fn new() -> Self {
         let folder = tempfile::Builder::new().prefix("pgplan-").tempdir().expect("a temporary folder can be made");
-        let env = Self { folder };
+        let env = Self { folder, state: None };
         for name in ["home", "work", "bin", "tmp", "fakes"] {
             fs::create_dir(env.folder.path().join(name)).expect("a folder can be made in the temporary folder");
         }
@@ -32,6 +34,12 @@ impl TestEnv {
             }
         }
         env
+    }
+
+    /// Makes one whose journal is in this database.
+    #[allow(dead_code, reason = "for the tests of killed runs")]
+    pub(crate) fn with_state(url: String) -> Self {
+        Self { state: Some(url), ..Self::new() }
     }
 
     /// Returns the folder that `pgplan` is started in.
@@ -93,6 +101,7 @@ impl TestEnv {
         command.env("PATH", format!("{}:/usr/local/bin:/usr/bin:/bin", at("bin").display()));
         command.env("HOME", at("home")).env("TMPDIR", at("tmp")).env("PGPLAN_FAKE_STATE", at("fakes"));
         command.env("PGPLAN_FAKE_PG_BIN", bin_folder("18")).env("PGPLAN_CACHE", cache_folder());
+        command.envs(self.state.iter().map(|url| ("PGPLAN_STATE", url)));
         command.env("NO_COLOR", "1").env("LANG", "C.UTF-8").env("TZ", "UTC");
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         command

@@ -56,11 +56,18 @@ impl Apart {
         Self { plan: plan.to_owned(), state: state.cloned(), dry_run, seen: Mutex::default() }
     }
 
-    /// Refuses a database of the plan in which the journal is.
+    /// Refuses a database of the plan in which the journal is. One that does not exist yet holds none; it is asked again.
     ///
     /// # Errors
     /// [`ErrorKind::Refused`] when it is the journal's own; what a server said when it cannot be asked.
     pub async fn refuse(&self, database: &str, info: &ConnInfo) -> Result<(), StepError> {
+        match self.ask(database, info).await {
+            Err(error) if error.sqlstate.as_deref() == Some("3D000") => Ok(()),
+            answer => answer,
+        }
+    }
+
+    async fn ask(&self, database: &str, info: &ConnInfo) -> Result<(), StepError> {
         let seen = || self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(state) = self.state.as_ref().filter(|_| !seen().contains(database)) else { return Ok(()) };
         if self.dry_run {
