@@ -1,6 +1,6 @@
 //! The journal in a SQLite file: WAL, `synchronous=FULL`, readable by `status` while a run goes on.
 //!
-//! The sign of life of a lease's holder is a lock beside the file ([`crate::lock`]). It is taken and given back inside
+//! The sign of life of a lease's holder is a lock beside the file (`lock.rs`). It is taken and given back inside
 //! the transaction that writes the lease's row, so that who finds it held in a transaction reads who holds it.
 
 use std::{
