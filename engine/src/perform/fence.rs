@@ -155,6 +155,11 @@ fn told(
                 )));
             }
             warnings.extend(moved.notes);
+            if let Some(first) = note.quiet.as_mut().filter(|_| !stood) {
+                // From here on settings have to stay as this fence has left them.
+                first.shared = proved.quiet.shared;
+                write_json(&note_file(cx, &op.step, &op.database), &note)?;
+            }
         }
         None => {
             (note.generation, note.quiet) = (cx.generation, Some(proved.quiet.clone()));
@@ -225,7 +230,10 @@ pub async fn still_quiet(op: &StillQuietOp, cx: &PerformCx) -> Result<Output, St
     let now = cx.cancellable(&[&session], Box::pin(work)).await;
     session.close().await;
     let now = now?;
-    let moved = quiet::moved(&op.quiet, &now);
+    // The step may have been listed before its fence was closed anew, which changes settings.
+    let note = read_note(cx, &op.fence, &op.quiet.database)?;
+    let shared = note.quiet.map_or(op.quiet.shared, |quiet| quiet.shared);
+    let moved = quiet::moved(&Quiet { shared, ..op.quiet.clone() }, &now);
     if !moved.changes.is_empty() {
         let message = format!("{} was written to since `{}` proved it quiet", op.quiet.database, op.fence);
         let help = "what was dumped before that is old: find the writer, then do the fence and what follows it again";
