@@ -255,13 +255,15 @@ impl Run<'_> {
             if stop.politely.is_cancelled() {
                 return Ok(Ending::Interrupted);
             }
-            if self.was_cut(&back) && !back.ops.iter().all(is_repeatable) {
+            let (step, run) = (&back.step, &self.state.id);
+            let decide = format!(
+                "look, then say `pgplan resolve {step} --as undo --run {run}` when it was taken back or \
+                 `pgplan resolve {step} --as retry --run {run}` when it is to be taken back, and undo again"
+            );
+            let repeatable = back.ops.iter().all(is_repeatable);
+            if self.was_cut(&back) && !repeatable {
                 let message = format!("it is not known whether `{}` was done: it was cut in the middle", back.title);
-                let (step, run) = (&back.step, &self.state.id);
-                let error = StepError::new(ErrorKind::NeedsPerson, message).help(format!(
-                    "look, then say `pgplan resolve {step} --as undo --run {run}` when it was taken back or \
-                     `pgplan resolve {step} --as retry --run {run}` when it is to be taken back, and undo again"
-                ));
+                let error = StepError::new(ErrorKind::NeedsPerson, message).help(decide);
                 return self.stuck("a person has to look", &error);
             }
             if back.stays {
@@ -281,6 +283,7 @@ impl Run<'_> {
                         let failed = |step, action| EventKind::ActionUndoFailed { step, action, error: error.clone() };
                         self.record(each(&back, failed))?;
                     }
+                    let error = if has_ended(&error) || repeatable { error } else { error.help(decide) };
                     return self.stuck(&format!("`{}` could not be done", back.title), &error);
                 }
             }
