@@ -44,6 +44,9 @@ struct Note {
     unfenced: Option<Vec<Access>>,
     /// How the fence left them; absent = they have not been closed yet.
     closed: Option<Vec<Access>>,
+    /// Whether quiet was proved since the databases were closed last: until then nobody knows how closing has left settings.
+    #[serde(default)]
+    settled: bool,
     /// How often the step had been begun anew when `quiet` was proved.
     generation: u32,
     /// The first proof.
@@ -95,6 +98,7 @@ async fn close(op: &FenceOp, cx: &PerformCx) -> Result<Output, StepError> {
             refuse_fenced(op)?;
             access::refuse_changed(&op.before, &session).await?;
             (note.before, note.unfenced, note.closed) = (Some(op.before.clone()), Some(op.before.clone()), None);
+            note.settled = false;
             write_json(&note_file(cx, &op.step, &op.database), &note)?;
         }
         let me = whoami(&session).await?;
@@ -108,11 +112,11 @@ async fn close(op: &FenceOp, cx: &PerformCx) -> Result<Output, StepError> {
         // What is not written down could not be told from what others do.
         write_json(&note_file(cx, &op.step, &op.database), &note)?;
         execute(&session, "commit", "COMMIT").await?;
-        Ok((note, stood, me, theirs))
+        Ok((note, me, theirs))
     };
     let done = cx.cancellable(&[&session], Box::pin(work)).await;
     session.close().await;
-    let (note, stood, me, theirs) = done?;
+    let (note, me, theirs) = done?;
     let session = open(&op.database, cx).await?;
     let work = async {
         let ended = sessions::end_all(op, &names, &me, cx, &session).await?;
@@ -120,7 +124,7 @@ async fn close(op: &FenceOp, cx: &PerformCx) -> Result<Output, StepError> {
     };
     let done = cx.cancellable(&[&session], Box::pin(work)).await;
     session.close().await;
-    let told = done.and_then(|(ended, proved)| told(op, note, stood, cx, ended, proved));
+    let told = done.and_then(|(ended, proved)| told(op, note, cx, ended, proved));
     match told {
         Ok(mut output) => {
             output.warnings.extend(theirs);
@@ -132,19 +136,12 @@ async fn close(op: &FenceOp, cx: &PerformCx) -> Result<Output, StepError> {
 
 /// Compares a proof with the first one of this fence, and says what was proved.
 ///
-/// A fence that was open in between (`stood` is false) has changed settings itself; rows count all the same.
-fn told(
-    op: &FenceOp,
-    mut note: Note,
-    stood: bool,
-    cx: &PerformCx,
-    ended: u64,
-    proved: Proved,
-) -> Result<Output, StepError> {
+/// A fence that was open in between has changed settings itself; rows count all the same.
+fn told(op: &FenceOp, mut note: Note, cx: &PerformCx, ended: u64, proved: Proved) -> Result<Output, StepError> {
     let mut warnings = Vec::new();
     match note.quiet.as_ref().filter(|_| note.generation == cx.generation) {
         Some(first) => {
-            let shared = if stood { first.shared } else { proved.quiet.shared };
+            let shared = if note.settled { first.shared } else { proved.quiet.shared };
             let moved = quiet::moved(&Quiet { shared, ..first.clone() }, &proved.quiet);
             if !moved.changes.is_empty() {
                 let step = &cx.step;
@@ -155,14 +152,15 @@ fn told(
                 )));
             }
             warnings.extend(moved.notes);
-            if let Some(first) = note.quiet.as_mut().filter(|_| !stood) {
+            if !note.settled {
                 // From here on settings have to stay as this fence has left them.
-                first.shared = proved.quiet.shared;
+                note.quiet.iter_mut().for_each(|first| first.shared = proved.quiet.shared);
+                note.settled = true;
                 write_json(&note_file(cx, &op.step, &op.database), &note)?;
             }
         }
         None => {
-            (note.generation, note.quiet) = (cx.generation, Some(proved.quiet.clone()));
+            (note.generation, note.quiet, note.settled) = (cx.generation, Some(proved.quiet.clone()), true);
             write_json(&note_file(cx, &op.step, &op.database), &note)?;
         }
     }
