@@ -337,6 +337,37 @@ fn a_dump_from_behind_a_fence_is_verified_and_opened_on_both_sides() {
 }
 
 #[test]
+fn a_fence_that_is_closed_anew_does_not_take_that_for_a_change_by_others() {
+    let (source, target, env) = (Cluster::start("15"), Cluster::start("18"), TestEnv::new());
+    load(&source);
+    let before = access(&source);
+    let steps = "  - fence: { database: db, grace: 0s, window: 2s }\n  - dump: { from: db, scope: cluster }\n  - restore: { into: new, expected_errors: ['role \"postgres\" already exists'] }\n  - id: spoil\n    command: { run: [sh, spoil] }\n  - verify: { left: db, right: new, databases: all }\n  - unfence: { database: db }\n";
+    let new = format!("databases: {{ new: {{ url: \"{}\" }}, db:", target.url("postgres"));
+    env.write("p.yaml", &plan("p", &source.url("app"), steps).replace("databases: { db:", &new));
+    let psql = format!("{} -Xq -d {}", target.bin("psql").display(), target.url("app"));
+    let spoil = "-c 'SET default_transaction_read_only = off' -c 'CREATE TABLE spoilt AS SELECT 1 AS n'";
+    env.write("spoil", &format!("{psql} {spoil}"));
+    // The look whether all is quiet is listed now, and done in another session.
+    env.pgplan(&["apply", "p.yaml"]).expect(6);
+    target.psql("app", "SET default_transaction_read_only = off; DROP TABLE spoilt");
+
+    let child = env.command(&["apply", "p.yaml"]).spawn().expect("pgplan starts");
+    let end =
+        "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE application_name LIKE 'pgplan %fence'";
+    until("its proof is cut off", || source.psql("postgres", end) != "0");
+    let failed = Outcome::of(&child.wait_with_output().expect("pgplan ends")).expect(1);
+    said(&failed, "the databases are open again, as they were");
+    assert_eq!(access(&source), before);
+
+    let mut child = env.command(&["apply", "p.yaml"]).spawn().expect("pgplan starts");
+    until("it is closed anew", || access(&source) != before);
+    signal(&child, Signal::SIGKILL);
+    child.wait().expect("it is dead");
+    env.pgplan(&["apply", "p.yaml"]).expect(0);
+    assert_eq!(access(&source), before);
+}
+
+#[test]
 fn an_owner_without_superuser_fences_his_own_database() {
     let server = Cluster::start("13");
     load(&server);
