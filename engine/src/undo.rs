@@ -300,18 +300,25 @@ impl Run<'_> {
             let needed = wanted.iter().any(|later| *later != step.id && self.plan.is_ancestor(&step.id, later));
             // What needs it has been begun, so it was done once; the last session may have ended before it was again.
             let begun = self.state.steps.get(&step.id).into_iter().flat_map(StepState::begun);
-            let lost: BTreeMap<&str, &Action> = begun
-                .filter(|state| state.action.volatile && needed)
-                .filter(|_| !self.remembers(&step.id))
-                .map(|state| (state.action.id.as_str(), &state.action))
-                .collect();
-            let lost: Vec<Action> = lost.into_values().cloned().collect();
-            for action in lost {
-                let cx = self.side_cx(&step.id, &action.id, stop);
-                let output = world.perform(step, &action, cx).await?;
-                self.remember(&step.id, &output, true);
+            let lost = begun.filter(|state| state.action.volatile && needed && !self.remembers(&step.id));
+            for action in last_by_id(lost) {
+                self.open_aside(world, step, &action, stop).await?;
             }
         }
+        Ok(())
+    }
+
+    /// Does an action beside the events of the run, and keeps what it gave for this session.
+    pub(crate) async fn open_aside<W: World>(
+        &mut self,
+        world: &Arc<W>,
+        step: &Step,
+        action: &Action,
+        stop: &Stop,
+    ) -> Result<(), StepError> {
+        let cx = self.side_cx(&step.id, &action.id, stop);
+        let output = world.perform(step, action, cx).await?;
+        self.remember(&step.id, &output, true);
         Ok(())
     }
 
@@ -321,7 +328,7 @@ impl Run<'_> {
         begun.any(|doing| cut(doing) && back.actions.contains(&doing.action.id))
     }
 
-    pub(crate) fn side_cx(&self, step: &str, action: &str, stop: &Stop) -> ActionCx {
+    fn side_cx(&self, step: &str, action: &str, stop: &Stop) -> ActionCx {
         let (sender, _inbox) = unbounded_channel();
         ActionCx {
             run: self.state.id.clone(),
@@ -363,6 +370,12 @@ impl Run<'_> {
 /// done again. What was killed or lost is for a person.
 fn has_ended(error: &StepError) -> bool {
     !matches!(error.kind, ErrorKind::Lost | ErrorKind::Timeout | ErrorKind::Interrupted)
+}
+
+/// Returns the last doing of each action.
+pub(crate) fn last_by_id<'a>(doings: impl Iterator<Item = &'a ActionState>) -> Vec<Action> {
+    let last: BTreeMap<&str, &Action> = doings.map(|doing| (doing.action.id.as_str(), &doing.action)).collect();
+    last.into_values().cloned().collect()
 }
 
 fn each(back: &Back, event: impl Fn(String, String) -> EventKind) -> Vec<EventKind> {

@@ -57,7 +57,7 @@ impl Resolve {
         let going_back = |action: &&ActionState| action.status == ActionStatus::Undoing;
         let waiting = |action: &&ActionState| action.status == ActionStatus::Indeterminate || going_back(action);
         let now = step.actions.iter().filter(waiting);
-        // By id: what is said of an action holds for all its doings.
+        // By id: on the way back, what is said of an action holds for all its doings.
         let lost: BTreeMap<&str, &ActionState> = step
             .earlier
             .iter()

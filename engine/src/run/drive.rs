@@ -17,7 +17,7 @@ use super::{
     ActionCx, Ending, LookCx, Message, Opened, OwnUndo, Receipted, Run, RunError, Stop, Wishes, Word, Words, World,
 };
 use crate::{
-    action::{Action, Effect, Output, OutputValue},
+    action::{Effect, Output, OutputValue},
     attempt::{bounded, wait_before_retry},
     error::{ErrorKind, StepError},
     event::{EventKind, Outcome},
@@ -25,6 +25,7 @@ use crate::{
     plan::{Downtime, Plan, Step},
     schedule::{self, Next},
     state::{ActionState, ActionStatus, RunState, StepState, StepStatus},
+    undo::last_by_id,
 };
 
 /// How long the end of a run may take to tidy up after it was told to stop.
@@ -113,14 +114,9 @@ impl Run<'_> {
                 ActionStatus::Undone => matches!(action.action.op, Op::Tunnel(_)),
                 _ => false,
             };
-            let last: BTreeMap<&str, &Action> =
-                doings.filter(is_there).map(|action| (action.action.id.as_str(), &action.action)).collect();
-            let last: Vec<Action> = last.into_values().cloned().collect();
-            for action in last {
-                let cx = self.side_cx(&step.id, &action.id, stop);
-                match world.perform(step, &action, cx).await {
-                    Ok(output) => self.remember(&step.id, &output, true),
-                    Err(error) => warnings.push(format!("`{}` leads to receipts and is not open: {error}", step.id)),
+            for action in last_by_id(doings.filter(is_there)) {
+                if let Err(error) = self.open_aside(world, step, &action, stop).await {
+                    warnings.push(format!("`{}` leads to receipts and is not open: {error}", step.id));
                 }
             }
         }

@@ -4,6 +4,8 @@
 //! takes nothing back: what it did before is kept here, for the way back, for receipts, and for kinds that remember how
 //! things were before the run.
 
+use std::collections::BTreeMap;
+
 use jiff::Timestamp;
 
 use super::{ActionState, ActionStatus, IllegalMove, Move, StepState, StepStatus, moved};
@@ -56,7 +58,7 @@ impl StepState {
 
     /// Returns when the step began to do something that stands.
     pub(crate) fn first_begun_at(&self) -> Option<Timestamp> {
-        self.earlier.first().and_then(|action| action.started_at).or(self.started_at)
+        self.earlier.iter().filter_map(|action| action.started_at).min().or(self.started_at)
     }
 
     /// Begins the step anew; what it has done stands.
@@ -70,9 +72,10 @@ impl StepState {
     /// Puts a new list of actions in place. One that is to do the same under the same id stays as it is, with what takes it
     /// back; of one that is to do something else, and of one that is not listed any more, what was done stands.
     pub(super) fn expand(&mut self, graph: &ActionGraph, event: &Event) {
-        let mut old = std::mem::take(&mut self.actions);
+        let mut old: BTreeMap<String, ActionState> =
+            std::mem::take(&mut self.actions).into_iter().map(|state| (state.action.id.clone(), state)).collect();
         for action in &graph.actions {
-            let found = old.iter().position(|state| state.action.id == action.id).map(|at| old.remove(at));
+            let found = old.remove(&action.id);
             let found = found.filter(|state| state.status != ActionStatus::Pending || state.is_begun());
             self.actions.push(match found {
                 None => ActionState::new(action.clone()),
@@ -88,7 +91,7 @@ impl StepState {
                 }
             });
         }
-        self.earlier.extend(old.into_iter().filter(ActionState::is_begun));
+        self.earlier.extend(old.into_values().filter(ActionState::is_begun));
         self.graph = ActionGraph { actions: Vec::new(), ..graph.clone() };
         (self.status, self.stale) = (StepStatus::Running, false);
         self.started_at.get_or_insert(event.at);
